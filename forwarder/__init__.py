@@ -1,0 +1,1 @@
+"""vwire: a forwarder for Network Service Mesh, and the mesh around it."""
