@@ -21,6 +21,25 @@ class Role(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Offload:
+    """What `struct virtio_net_hdr` says of a frame; all zero for a complete wire frame.
+
+    Offsets count from the first byte of the frame: the Ethernet header in Ethernet
+    mode, the IP header in IP mode. Numbers: linux/virtio_net.h.
+    """
+
+    flags: int = 0
+    gso_type: int = 0
+    header_length: int = 0
+    """A hint that may be wrong; nothing relies on it."""
+    gso_size: int = 0
+    """Payload bytes of each segment."""
+    csum_start: int = 0
+    csum_offset: int = 0
+    """From `csum_start`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KernelPortSpec:
     """A kernel interface whose frames the data plane takes: our end of a veth pair."""
 
