@@ -1,17 +1,186 @@
-# vwire: build, run, test, measure. `make help` lists the targets.
+# vwire: run, test, measure. `make help` lists the targets.
+#
+# `make run` and `make test` install what is missing, system packages included (through apt,
+# as root). A VENV given from outside (make VENV=/path ...) is taken as ready and left alone.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -ec
+MAKEFLAGS += --no-print-directory
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+export DEBIAN_FRONTEND := noninteractive
 
 PYTHON ?= python3
-VENV ?= .venv
+ifeq ($(origin VENV),undefined)
+VENV := .venv
+VENV_READY := $(VENV)/.ready
+endif
 BIN := $(VENV)/bin
-EXT_SOURCES := $(shell find src_ext -name '*.pyx' -o -name '*.pxd' -o -name '*.h') setup.py
+PYTEST := $(BIN)/python -m pytest
+PYTEST_ARGS ?=
+RESULTS := build/test-results
+SUITES := unit dataplane mesh interop fuzz sanitize
+BENCHES := memif tcp setup memory startup
+BENCH ?= full
 
-.PHONY: help build
+CORE_SOURCES := $(shell find src_ext -name '*.pyx' -o -name '*.pxd' -o -name '*.h' -o -name '*.c') setup.py
+
+# What has to be there, as command=Debian package.
+RUN_NEEDS := cc=build-essential ip=iproute2 tc=iproute2 ping=iputils-ping curl=curl iperf3=iperf3
+TEST_NEEDS := $(RUN_NEEDS) dpdk-testpmd=dpdk-dev tshark=tshark tcpdump=tcpdump ethtool=ethtool \
+	nsenter=util-linux ps=procps git=git
+
+.PHONY: help run test lint bench build clean docs up down $(SUITES:%=test-%) $(BENCHES:%=bench-%) \
+	needs-build needs-run needs-test needs-root
+
 help:            ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "  make %-15s%s\n", $$1, $$2}'
+	@echo "  make test-NAME       one suite: $(SUITES)"
+	@echo "  make bench-NAME      one bench: $(BENCHES)"
+	@echo "  make bench BENCH=quick    all of them in less than three minutes"
 
-build: build/.ext    ## compile the core in place
+# --- The main job ---------------------------------------------------------------------------
 
-build/.ext: $(EXT_SOURCES)
+run: needs-root needs-run build    ## install, build, and show a mesh with real frames on real vWires
+	$(BIN)/python -m forwarder up
+
+needs-root:
+	@if [ "$$(id -u)" != 0 ]; then \
+	  echo "make run: needs root, to make network namespaces and interfaces (CAP_NET_ADMIN, CAP_SYS_ADMIN," \
+	    "CAP_NET_RAW). Try: sudo make run" >&2; exit 1; fi
+
+# --- Tests ----------------------------------------------------------------------------------
+
+test: needs-test build    ## install, build, and run every suite; JUnit XML in build/test-results/
+	@rm -rf $(RESULTS); mkdir -p $(RESULTS); \
+	failed=; \
+	for suite in $(SUITES); do $(MAKE) test-$$suite || failed="$$failed $$suite"; done; \
+	echo; \
+	for suite in $(SUITES); do \
+	  echo "test-$$suite:"; grep -E '^(FAILED|ERROR) ' $(RESULTS)/$$suite.log || true; \
+	  tail -n 1 $(RESULTS)/$$suite.log 2>/dev/null || echo "did not run"; done; \
+	if [ -n "$$failed" ]; then echo "make test: failed:$$failed" >&2; exit 1; fi; \
+	echo "make test: all suites passed"
+
+# One suite: its output goes to the terminal and to a log, its result to a JUnit file.
+define suite
+@mkdir -p $(RESULTS)
+@echo "--- test-$(1)"
+@$(PYTEST) tests/$(1) --junitxml=$(RESULTS)/$(1).xml -o junit_suite_name=$(1) $(PYTEST_ARGS) </dev/null 2>&1 \
+  | tee $(RESULTS)/$(1).log
+endef
+
+test-unit: build    ## no root, no sockets
+	$(call suite,unit)
+test-dataplane: needs-test build    ## ports and vWires in network namespaces
+	$(call suite,dataplane)
+test-mesh: needs-test build    ## whole Requests over gRPC
+	$(call suite,mesh)
+test-interop: needs-test build    ## other people's programs as peers
+	$(call suite,interop)
+test-fuzz: build    ## every parser of outside bytes
+	$(call suite,fuzz)
+
+# The core once more, built with the address and undefined-behaviour sanitizers in a tree of its
+# own, under the tests that drive it.
+SANITIZE_TREE := build/sanitize
+SANITIZE_TESTS := tests/unit/dataplane tests/dataplane tests/fuzz
+
+build/.sanitized: $(CORE_SOURCES) | $(VENV_READY)
+	@mkdir -p $(SANITIZE_TREE)
+	rm -rf $(SANITIZE_TREE)/src_ext && cp -a src_ext $(SANITIZE_TREE)/
+	cp -a setup.py pyproject.toml README.md LICENSE $(SANITIZE_TREE)/
+	cd $(SANITIZE_TREE) && mkdir -p forwarder/dataplane && \
+	  VWIRE_SANITIZE=1 $(abspath $(BIN))/python setup.py -q build_ext --inplace
+	@touch $@
+
+test-sanitize: needs-test build/.sanitized    ## the core under ASan and UBSan
+	@mkdir -p $(RESULTS)
+	@echo "--- test-sanitize"
+	@cd $(SANITIZE_TREE) && rm -rf tests && cp -a ../../tests . && \
+	  (cd ../.. && find forwarder -name '*.so' -prune -o -name __pycache__ -prune -o -type f -print0 \
+	    | xargs -0 cp --parents -t $(SANITIZE_TREE)) && \
+	  VWIRE_SANITIZE=1 ASAN_OPTIONS=detect_leaks=0:allow_user_segv_handler=1:handle_sigbus=0 \
+	  UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
+	  LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
+	  $(abspath $(BIN))/python -m pytest $(SANITIZE_TESTS) --junitxml=$(CURDIR)/$(RESULTS)/sanitize.xml \
+	    -o junit_suite_name=sanitize -o timeout=600 $(PYTEST_ARGS) </dev/null 2>&1 | tee $(CURDIR)/$(RESULTS)/sanitize.log
+
+# --- What tools can check -------------------------------------------------------------------
+
+lint: build    ## ruff, cython-lint, mypy, stubtest, import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/cython-lint src_ext
+	$(BIN)/mypy
+	$(BIN)/python -m tests.support.stubs
+	$(BIN)/lint-imports
+	$(PYTEST) -q tests/unit/house/test_import_directions.py </dev/null
+
+docs: build    ## write the settings table into README.md
+	$(BIN)/python -m tests.support.readme --write
+
+# --- Measurements ---------------------------------------------------------------------------
+
+bench: needs-root needs-test build    ## measure; results in bench/results.json
+	$(BIN)/python -m bench $(if $(filter quick,$(BENCH)),--quick)
+
+$(BENCHES:%=bench-%): bench-%: needs-root needs-test build
+	$(BIN)/python -m bench $(if $(filter quick,$(BENCH)),--quick) $*
+
+# --- Building -------------------------------------------------------------------------------
+
+build: build/.core    ## compile the core in place
+
+build/.core: $(CORE_SOURCES) $(VENV_READY)
 	@mkdir -p build
 	$(BIN)/python setup.py -q build_ext --inplace
 	@touch $@
+
+# The environment: what pyproject.toml asks for, and this tree installed editable. The core is
+# not compiled here (VWIRE_NO_CORE): `build` does that, in place and only what changed.
+.venv/.ready: pyproject.toml | needs-build
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install -q --upgrade pip setuptools wheel
+	VWIRE_NO_CORE=1 .venv/bin/python -m pip install -q -e '.[dev]'
+	@touch $@
+
+needs-build:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || [ "$$(id -u)" = 0 ] || \
+	  { echo "$(PYTHON): Python 3.11 or newer is needed; name one with PYTHON=..." >&2; exit 1; }
+	@packages=; \
+	command -v cc >/dev/null || packages="$$packages build-essential"; \
+	command -v $(PYTHON) >/dev/null || packages="$$packages python3"; \
+	$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || packages="$$packages python3-venv"; \
+	$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' \
+	  2>/dev/null || packages="$$packages python3-dev"; \
+	$(install_packages)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON): Python 3.11 or newer is needed; name one with PYTHON=..." >&2; exit 1; }
+
+needs-run:
+	@packages=; $(call missing,$(RUN_NEEDS)); $(install_packages)
+
+# A peer that cannot be installed is no reason to stop here: its tests say what they miss, and
+# fail when VWIRE_REQUIRE_PEERS=1.
+needs-test:
+	@packages=; $(call missing,$(TEST_NEEDS)); \
+	( $(install_packages) ) || echo "make test: going on without:$$packages" >&2
+
+missing = for need in $(1); do command -v "$${need%%=*}" >/dev/null || \
+	packages="$$packages $${need\#*=}"; done
+
+# Installs the Debian packages named in $packages, or says which they are.
+define install_packages
+packages="$$(printf '%s\n' $$packages | sort -u | tr '\n' ' ')"; packages="$${packages%% }"; \
+if [ -n "$$packages" ]; then \
+  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+    echo "installing: $$packages"; \
+    apt-get -o DPkg::Lock::Timeout=300 -qq update </dev/null && \
+    apt-get -o DPkg::Lock::Timeout=300 -qq -y --no-install-recommends install $$packages </dev/null >/dev/null; \
+  else echo "missing: $$packages. Install them as root: apt-get install $$packages" >&2; exit 1; fi; fi
+endef
+
+clean:           ## remove everything that was built, the environment included
+	rm -rf build dist .venv *.egg-info
+	find forwarder -name '*.so' -delete
+	find . -name __pycache__ -prune -exec rm -rf {} +

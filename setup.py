@@ -1,6 +1,7 @@
 """The list of compiled modules and their directives; nothing else.
 
-VWIRE_SANITIZE=1 builds them with the address and undefined-behaviour sanitizers.
+VWIRE_SANITIZE=1 builds them with the address and undefined-behaviour sanitizers; VWIRE_NO_CORE=1
+leaves them out, for an editable install whose core `make build` compiles in place.
 """
 
 import os
@@ -11,6 +12,7 @@ from setuptools import Extension, setup
 
 ROOT = Path("src_ext")
 SANITIZE = os.environ.get("VWIRE_SANITIZE") == "1"
+NO_CORE = os.environ.get("VWIRE_NO_CORE") == "1"
 
 WARNINGS = [
     "-Wall",
@@ -23,7 +25,13 @@ WARNINGS = [
 COMPILE = ["-std=gnu11", "-O3", "-fno-strict-aliasing", "-fno-plt", *WARNINGS]
 LINK: list[str] = []
 if SANITIZE:
-    COMPILE += ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
+    COMPILE += [
+        "-O1",
+        "-g",
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=undefined",
+        "-fno-omit-frame-pointer",
+    ]
     LINK += ["-fsanitize=address,undefined"]
 
 DIRECTIVES = {
@@ -53,7 +61,7 @@ def extension(path: Path) -> Extension:
 
 setup(
     ext_modules=cythonize(
-        [extension(path) for path in sorted(ROOT.rglob("*.pyx"))],
+        [extension(path) for path in sorted(ROOT.rglob("*.pyx")) if not NO_CORE],
         include_path=[str(ROOT)],
         build_dir="build/cython",
         compiler_directives=DIRECTIVES,

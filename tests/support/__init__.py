@@ -1,0 +1,1 @@
+"""What several suites share: network namespaces, the leak check, frame makers, peers."""
