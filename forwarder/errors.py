@@ -97,9 +97,7 @@ class _SystemError(ForwarderError, OSError):
     """A failure that carries an error number."""
 
     def __init__(self, message: str, *, errno: int = 0, detail: str = "", hint: str = "") -> None:
-        ForwarderError.__init__(
-            self, message, detail=detail or (os.strerror(errno) if errno else ""), hint=hint
-        )
+        ForwarderError.__init__(self, message, detail=detail or (os.strerror(errno) if errno else ""), hint=hint)
         self.errno = errno
 
 

@@ -83,14 +83,8 @@ class MemifPortSpec:
     def __post_init__(self) -> None:
         """Raises DataplaneError for values outside the protocol's bounds."""
         if not 8 <= self.log2_ring_size <= 14:
-            raise DataplaneError(
-                f"memif {self.address}: log2_ring_size {self.log2_ring_size} is not within 8..14"
-            )
+            raise DataplaneError(f"memif {self.address}: log2_ring_size {self.log2_ring_size} is not within 8..14")
         if not 2048 <= self.buffer_bytes <= 65535:
-            raise DataplaneError(
-                f"memif {self.address}: buffer_bytes {self.buffer_bytes} is not within 2048..65535"
-            )
+            raise DataplaneError(f"memif {self.address}: buffer_bytes {self.buffer_bytes} is not within 2048..65535")
         if len(self.secret) > 24:
-            raise DataplaneError(
-                f"memif {self.address}: the secret has {len(self.secret)} bytes, more than 24"
-            )
+            raise DataplaneError(f"memif {self.address}: the secret has {len(self.secret)} bytes, more than 24")

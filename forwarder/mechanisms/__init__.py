@@ -58,9 +58,7 @@ class Mechanism(Protocol):
         """Raises InvalidRequest when a parameter that `side` needs is missing or wrong."""
         ...
 
-    def open(
-        self, side: Side, connection: connection_pb2.Connection
-    ) -> AbstractAsyncContextManager[OpenPort]:
+    def open(self, side: Side, connection: connection_pb2.Connection) -> AbstractAsyncContextManager[OpenPort]:
         """Opens this side's port for as long as the context lasts.
 
         `connection.mechanism` is this side's mechanism; parameters that we choose (the memif

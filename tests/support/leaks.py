@@ -107,9 +107,7 @@ def _lines(path: str) -> list[str]:
 
 def _mappings() -> Counter[str]:
     names = (line.split(maxsplit=5)[5:] for line in _lines("/proc/self/maps"))
-    return Counter(
-        name[0] for name in names if name and name[0].startswith(("/memfd:", "socket:", "anon_inode:"))
-    )
+    return Counter(name[0] for name in names if name and name[0].startswith(("/memfd:", "socket:", "anon_inode:")))
 
 
 def _threads() -> Counter[str]:
@@ -129,8 +127,7 @@ def _threads() -> Counter[str]:
 def _children() -> Counter[str]:
     pids = " ".join(_lines(f"/proc/self/task/{task}/children")[0] for task in os.listdir("/proc/self/task"))
     return Counter(
-        _lines(f"/proc/{pid}/cmdline")[0].replace("\0", " ").strip()
-        or f"pid {pid} (ended, nobody waited for it)"
+        _lines(f"/proc/{pid}/cmdline")[0].replace("\0", " ").strip() or f"pid {pid} (ended, nobody waited for it)"
         for pid in pids.split()
     )
 
@@ -185,9 +182,7 @@ def snapshot() -> Snapshot:
     )
 
 
-def leaks(
-    before: Snapshot, *, patience_s: float = 3.0, clock: Callable[[], float] = time.monotonic
-) -> list[str]:
+def leaks(before: Snapshot, *, patience_s: float = 3.0, clock: Callable[[], float] = time.monotonic) -> list[str]:
     """Returns what is there now and was not `before`, one line each; empty when all is gone.
 
     The kernel finishes some work (a namespace's links, an exiting thread) after the call that

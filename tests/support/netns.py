@@ -96,9 +96,7 @@ class Netns:
         """Returns the command line that runs `command` inside; start it with pass_fds=(netns.fd,)."""
         return ["nsenter", f"--net=/proc/self/fd/{self.fd}", "--", *command]
 
-    def run(
-        self, *command: str, check: bool = True, timeout_s: float = 60
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, check: bool = True, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
         """Runs `command` inside and returns its outcome; a failure shows its output."""
         done = subprocess.run(
             self.argv(*command),
