@@ -1,0 +1,1 @@
+"""Servers, channels, deadlines and descriptors: the only room that knows gRPC."""
