@@ -1,0 +1,26 @@
+"""Port over a packet socket: a kernel link, usually our end of a veth pair.
+
+Frames come with their virtio_net_hdr, so that super-frames and partial checksums of
+local senders pass from kernel to kernel as they are. See packet(7), linux/if_packet.h.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t
+
+from forwarder.dataplane.port cimport Port, port_t
+
+cdef struct af_packet_t:
+    port_t port
+    # Constant once open; read by the worker.
+    int fd                      # borrowed from AfPacketPort.socket
+    bint ip_mode
+    uint32_t frame_bytes_max    # longest frame without GSO and VLAN tag, Ethernet header included
+    uint8_t ethernet[14]        # IP mode: what goes before a packet to send; the EtherType is set per packet
+    # Written by the worker.
+    bint bypass                 # sends around the queue discipline
+
+
+cdef class AfPacketPort(Port):
+    cdef af_packet_t *packet
+    cdef readonly object socket     # owned
+    cdef readonly str name
+    cdef readonly object error      # DataplaneError that says why the port is dead, or None

@@ -1,0 +1,459 @@
+"""Frames from and to a packet socket.
+
+Receiving copies into the worker's pool, a burst per system call, so an idle port costs
+no memory. Sending gathers straight from the slots of the port that lent the frames. No
+system call blocks; what fails becomes a counter or a state.
+
+The kernel takes the outer VLAN tag out of a received frame and puts it into metadata
+(PACKET_AUXDATA): it is put back before the frame is lent.
+"""
+
+from libc.errno cimport EAGAIN, EINTR, EINVAL, EMSGSIZE, ENETDOWN, ENOBUFS, ENODEV, ENOMEM, ENXIO, errno
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from forwarder.dataplane.counters cimport (
+    DROP_BAD_OFFLOAD,
+    DROP_LINK_DOWN,
+    DROP_NOT_IP,
+    DROP_RUNT,
+    DROP_SEND_ERROR,
+    DROP_TOO_BIG,
+    DROP_TRUNCATED,
+    flow_t,
+)
+from forwarder.dataplane.frame cimport (
+    BURST_FRAMES,
+    BURST_SEGMENTS,
+    GSO_NONE,
+    OFFLOAD_NEEDS_CSUM,
+    POOL_SLOT_BYTES,
+    burst_t,
+    frame_t,
+)
+from forwarder.dataplane.linux cimport (
+    MSG_DONTWAIT,
+    MSG_NOSIGNAL,
+    MSG_TRUNC,
+    PACKET_AUXDATA,
+    PACKET_QDISC_BYPASS,
+    PACKET_STATISTICS,
+    POLLIN,
+    SOL_PACKET,
+    TP_STATUS_VLAN_TPID_VALID,
+    TP_STATUS_VLAN_VALID,
+    cmsghdr,
+    getsockopt,
+    iovec,
+    mmsghdr,
+    msghdr,
+    poll,
+    pollfd,
+    recvmmsg,
+    sendmmsg,
+    setsockopt,
+    tpacket_auxdata,
+    tpacket_stats,
+    virtio_net_hdr,
+)
+from forwarder.dataplane.port cimport PORT_CONNECTED, PORT_DEAD, PORT_IP, Port, port_t
+from forwarder.dataplane.vlan cimport VLAN_TAG_BYTES, VLAN_TPID, vlan_push
+
+cdef extern from * nogil:
+    enum:
+        __ATOMIC_ACQUIRE
+        __ATOMIC_RELEASE
+        __ATOMIC_ACQ_REL
+    uint32_t __atomic_load_n(const uint32_t *word, int order)
+    uint32_t __atomic_or_fetch(uint32_t *word, uint32_t bits, int order)
+    uint32_t __atomic_and_fetch(uint32_t *word, uint32_t bits, int order)
+    void __atomic_store_n(uint32_t *word, uint32_t value, int order)
+
+cdef enum:
+    ETHERNET_HEADER = 14
+    ETHERTYPE_IPV4 = 0x0800
+    ETHERTYPE_IPV6 = 0x86DD
+    ETHERTYPE_VLAN = 0x8100
+    ETHERTYPE_VLAN_SERVICE = 0x88A8
+    HEADROOM = 64               # before a received frame, for a VLAN tag
+    VECTORS = 3 * BURST_FRAMES + BURST_SEGMENTS     # offload header, Ethernet header, first segment; the others
+
+# The one control message that is asked for.
+cdef struct control_t:
+    cmsghdr header
+    tpacket_auxdata aux
+
+
+cdef inline uint32_t be16(const uint8_t *at) noexcept nogil:
+    return (<uint32_t>at[0] << 8) | at[1]
+
+
+cdef inline void count_drop(flow_t *flow, int reason, uint32_t length) noexcept nogil:
+    """Counts a frame that was received and is not lent."""
+    flow.in_frames += 1
+    flow.in_bytes += length
+    flow.drops[reason] += 1
+
+
+cdef int admit(
+    af_packet_t *self, uint8_t *data, uint32_t length, bint tagged, virtio_net_hdr *header, frame_t *frame
+) noexcept nogil:
+    """Fills in `frame` for a received Ethernet frame; returns 0, or -1 - its drop reason.
+
+    `tagged`: the frame came with a VLAN tag, which is already back in place.
+    """
+    cdef uint32_t cut = 0
+    frame.data = data
+    frame.segment_length = length
+    frame.length = length
+    frame.more = NULL
+    frame.n_more = 0
+    if length < ETHERNET_HEADER:
+        return -1 - <int>DROP_RUNT
+    if self.ip_mode:
+        if tagged or be16(data + 12) not in (ETHERTYPE_IPV4, ETHERTYPE_IPV6) or length == ETHERNET_HEADER:
+            return -1 - <int>DROP_NOT_IP
+        cut = ETHERNET_HEADER
+        frame.data = data + cut
+        frame.segment_length = length - cut
+        frame.length = length - cut
+    frame.offload.flags = header.flags
+    frame.offload.gso_type = header.gso_type
+    frame.offload.gso_size = header.gso_size
+    frame.offload.header_length = <uint16_t>(header.hdr_len - cut) if header.hdr_len > cut else 0
+    frame.offload.csum_offset = header.csum_offset
+    frame.offload.csum_start = header.csum_start
+    if header.flags & OFFLOAD_NEEDS_CSUM:
+        if header.csum_start < cut:
+            return -1 - <int>DROP_BAD_OFFLOAD
+        frame.offload.csum_start = <uint16_t>(header.csum_start - cut)
+    return 0
+
+
+cdef uint8_t *restore_tag(
+    uint8_t *data, uint32_t status, uint16_t tpid, uint16_t tci, virtio_net_hdr *header
+) noexcept nogil:
+    """Puts the VLAN tag back that the kernel took out; returns where the frame starts now."""
+    if header.flags & OFFLOAD_NEEDS_CSUM:
+        header.csum_start += VLAN_TAG_BYTES
+    if header.hdr_len:
+        header.hdr_len += VLAN_TAG_BYTES
+    return vlan_push(data, tpid if status & TP_STATUS_VLAN_TPID_VALID else <uint16_t>VLAN_TPID, tci)
+
+
+cdef uint32_t packet_rx_burst(port_t *port, burst_t *burst, flow_t *flow) noexcept nogil:
+    """Receives into the pool. Frames that may not pass are counted and left out: the rest is not held."""
+    cdef af_packet_t *self = <af_packet_t *>port
+    cdef mmsghdr messages[BURST_FRAMES]
+    cdef iovec vectors[2 * BURST_FRAMES]
+    cdef control_t controls[BURST_FRAMES]
+    cdef virtio_net_hdr headers[BURST_FRAMES]
+    cdef msghdr *message
+    cdef uint8_t *data
+    cdef uint32_t i
+    cdef uint32_t length
+    cdef int n
+    cdef int reason
+    cdef bint tagged
+    port.polls += 1
+    burst.n_frames = 0
+    burst.n_segments = 0
+    for i in range(<uint32_t>BURST_FRAMES):
+        vectors[2 * i].iov_base = &headers[i]
+        vectors[2 * i].iov_len = sizeof(virtio_net_hdr)
+        vectors[2 * i + 1].iov_base = burst.pool + i * POOL_SLOT_BYTES + HEADROOM
+        vectors[2 * i + 1].iov_len = POOL_SLOT_BYTES - HEADROOM
+        message = &messages[i].msg_hdr
+        message.msg_name = NULL
+        message.msg_namelen = 0
+        message.msg_iov = &vectors[2 * i]
+        message.msg_iovlen = 2
+        message.msg_control = &controls[i]
+        message.msg_controllen = sizeof(control_t)
+        message.msg_flags = 0
+    n = recvmmsg(self.fd, messages, BURST_FRAMES, MSG_DONTWAIT, NULL)
+    if n <= 0:
+        # Nothing there, or the link went down, which control learns by itself; reading cleared the error.
+        return 0
+    for i in range(<uint32_t>n):
+        message = &messages[i].msg_hdr
+        data = <uint8_t *>vectors[2 * i + 1].iov_base
+        if messages[i].msg_len < sizeof(virtio_net_hdr):
+            count_drop(flow, DROP_RUNT, 0)
+            continue
+        length = messages[i].msg_len - <uint32_t>sizeof(virtio_net_hdr)
+        if message.msg_flags & MSG_TRUNC:
+            count_drop(flow, DROP_TRUNCATED, length)
+            continue
+        tagged = False
+        if (
+            message.msg_controllen >= sizeof(control_t)
+            and controls[i].header.cmsg_level == SOL_PACKET
+            and controls[i].header.cmsg_type == PACKET_AUXDATA
+            and controls[i].aux.tp_status & TP_STATUS_VLAN_VALID
+            and length >= ETHERNET_HEADER
+        ):
+            tagged = True
+            data = restore_tag(
+                data, controls[i].aux.tp_status, controls[i].aux.tp_vlan_tpid, controls[i].aux.tp_vlan_tci,
+                &headers[i],
+            )
+            length += VLAN_TAG_BYTES
+        reason = -1 - admit(self, data, length, tagged, &headers[i], &burst.frames[burst.n_frames])
+        if reason >= 0:
+            count_drop(flow, reason, length)
+        else:
+            burst.n_frames += 1
+    return burst.n_frames
+
+
+cdef void packet_rx_release(port_t *port, burst_t *burst, uint32_t n) noexcept nogil:
+    """The pool needs no giving back."""
+
+
+cdef bint vlan_tagged(const frame_t *frame) noexcept nogil:
+    cdef uint32_t ethertype
+    if frame.segment_length < ETHERNET_HEADER:
+        return False
+    ethertype = be16(frame.data + 12)
+    return ethertype == ETHERTYPE_VLAN or ethertype == ETHERTYPE_VLAN_SERVICE
+
+
+cdef int refuse(const af_packet_t *self, const frame_t *frame) noexcept nogil:
+    """Returns the reason why a frame can never be sent here, or -1."""
+    cdef uint32_t most = self.frame_bytes_max
+    if self.ip_mode:
+        most -= ETHERNET_HEADER
+        if frame.length == 0 or frame.segment_length == 0:
+            return DROP_RUNT
+    elif frame.length < ETHERNET_HEADER:
+        return DROP_RUNT
+    if frame.length > most and frame.offload.gso_type == GSO_NONE and (
+        self.ip_mode or frame.length > most + VLAN_TAG_BYTES or not vlan_tagged(frame)
+    ):
+        return DROP_TOO_BIG
+    return -1
+
+
+cdef int gather(
+    const af_packet_t *self, const frame_t *frame, virtio_net_hdr *header, uint8_t *ethernet,
+    iovec *vectors, msghdr *message,
+) noexcept nogil:
+    """Describes one frame to the kernel without copying it; returns how many vectors that took, or -1 - reason."""
+    cdef int n = 0
+    cdef uint32_t shift = 0
+    cdef uint16_t k
+    cdef uint8_t version
+    if self.ip_mode:
+        shift = ETHERNET_HEADER
+        version = frame.data[0] >> 4
+        if version != 4 and version != 6:
+            return -1 - <int>DROP_NOT_IP
+        memcpy(ethernet, self.ethernet, ETHERNET_HEADER)
+        if version == 6:
+            ethernet[12] = ETHERTYPE_IPV6 >> 8
+            ethernet[13] = ETHERTYPE_IPV6 & 0xFF
+    memset(header, 0, sizeof(virtio_net_hdr))
+    header.flags = frame.offload.flags
+    header.gso_type = frame.offload.gso_type
+    header.gso_size = frame.offload.gso_size
+    if frame.offload.header_length:
+        header.hdr_len = <uint16_t>min(frame.offload.header_length + shift, <uint32_t>0xFFFF)
+    if frame.offload.flags & OFFLOAD_NEEDS_CSUM:
+        if frame.offload.csum_start + shift > 0xFFFF:
+            return -1 - <int>DROP_BAD_OFFLOAD
+        header.csum_start = <uint16_t>(frame.offload.csum_start + shift)
+        header.csum_offset = frame.offload.csum_offset
+    vectors[n].iov_base = header
+    vectors[n].iov_len = sizeof(virtio_net_hdr)
+    n += 1
+    if shift:
+        vectors[n].iov_base = ethernet
+        vectors[n].iov_len = ETHERNET_HEADER
+        n += 1
+    vectors[n].iov_base = <void *>frame.data
+    vectors[n].iov_len = frame.segment_length
+    n += 1
+    for k in range(frame.n_more):
+        vectors[n].iov_base = <void *>frame.more[k].data
+        vectors[n].iov_len = frame.more[k].length
+        n += 1
+    memset(message, 0, sizeof(msghdr))
+    message.msg_iov = vectors
+    message.msg_iovlen = <size_t>n
+    return n
+
+
+cdef bint leave_bypass(af_packet_t *self) noexcept nogil:
+    """Sends through the queue discipline from now on; returns whether that is a change.
+
+    Around it nothing is segmented: a link whose segmentation is off (an XDP program at
+    the other end does that) refuses every super-frame with ENOBUFS.
+    """
+    cdef int off = 0
+    if not self.bypass:
+        return False
+    self.bypass = False
+    return setsockopt(self.fd, SOL_PACKET, PACKET_QDISC_BYPASS, &off, sizeof(off)) == 0
+
+
+cdef uint32_t send(
+    af_packet_t *self, const frame_t *frames, mmsghdr *messages, uint32_t n, flow_t *flow
+) noexcept nogil:
+    """Sends n frames in order; returns how many were sent or dropped before there was no room."""
+    cdef uint32_t done = 0
+    cdef uint32_t i
+    cdef int status
+    cdef int code
+    cdef int reason
+    while done < n:
+        status = sendmmsg(self.fd, messages + done, n - done, MSG_DONTWAIT | MSG_NOSIGNAL)
+        if status > 0:
+            for i in range(done, done + <uint32_t>status):
+                flow.out_bytes += frames[i].length
+            flow.out_frames += <uint32_t>status
+            done += <uint32_t>status
+            continue
+        code = errno
+        if code == EINTR:
+            continue
+        if code == ENOBUFS and frames[done].offload.gso_type != GSO_NONE and leave_bypass(self):
+            continue
+        if code in (EAGAIN, ENOBUFS, ENOMEM):
+            break
+        if code == EMSGSIZE:
+            reason = DROP_TOO_BIG
+        elif code == EINVAL and (frames[done].offload.flags or frames[done].offload.gso_type):
+            reason = DROP_BAD_OFFLOAD
+        elif code in (ENETDOWN, ENXIO, ENODEV):
+            reason = DROP_LINK_DOWN
+        else:
+            reason = DROP_SEND_ERROR
+        flow.drops[reason] += 1
+        done += 1
+    return done
+
+
+cdef uint32_t packet_tx_burst(port_t *port, burst_t *burst, uint32_t first, flow_t *flow) noexcept nogil:
+    cdef af_packet_t *self = <af_packet_t *>port
+    cdef mmsghdr messages[BURST_FRAMES]
+    cdef iovec vectors[VECTORS]
+    cdef virtio_net_hdr headers[BURST_FRAMES]
+    cdef uint8_t ethernets[BURST_FRAMES][ETHERNET_HEADER]
+    cdef const frame_t *frames
+    cdef uint32_t at = first
+    cdef uint32_t n
+    cdef uint32_t done
+    cdef uint32_t n_vectors
+    cdef int reason
+    cdef int used
+    if __atomic_load_n(&port.state, __ATOMIC_ACQUIRE) & (PORT_DEAD | PORT_CONNECTED) != PORT_CONNECTED:
+        flow.drops[<int>DROP_LINK_DOWN] += burst.n_frames - first
+        return burst.n_frames - first
+    while at < burst.n_frames:
+        frames = &burst.frames[at]
+        n = 0
+        n_vectors = 0
+        reason = -1
+        while at + n < burst.n_frames:
+            reason = refuse(self, &frames[n])
+            if reason >= 0:
+                break
+            used = gather(self, &frames[n], &headers[n], ethernets[n], &vectors[n_vectors], &messages[n].msg_hdr)
+            if used < 0:
+                reason = -1 - used
+                break
+            n_vectors += <uint32_t>used
+            n += 1
+        done = send(self, frames, messages, n, flow)
+        at += done
+        if done < n:
+            break
+        if reason >= 0:
+            flow.drops[reason] += 1
+            at += 1
+    return at - first
+
+
+cdef bint packet_arm(port_t *port) noexcept nogil:
+    """The socket is its own wait descriptor: only what came meanwhile is looked for."""
+    cdef pollfd look
+    look.fd = port.wait_fd
+    look.events = POLLIN
+    look.revents = 0
+    return poll(&look, 1, 0) > 0
+
+
+cdef void packet_disarm(port_t *port) noexcept nogil:
+    """Nothing was armed."""
+
+
+cdef class AfPacketPort(Port):
+    """A port over a bound packet socket, which it owns from then on.
+
+    `socket` has PACKET_VNET_HDR and PACKET_AUXDATA set and does not block. `mtu_bytes`
+    bounds what is sent, without Ethernet header and VLAN tag. `mac` and `peer_mac`, six
+    bytes each, build the Ethernet header in IP mode. Not connected until `set_link`.
+    """
+
+    def __cinit__(
+        self, socket not None, str name, *, bint ip_mode, uint32_t mtu_bytes, bytes mac, bytes peer_mac, bint bypass
+    ):
+        cdef bytes header
+        self.packet = <af_packet_t *>calloc(1, sizeof(af_packet_t))
+        if self.packet == NULL:
+            raise MemoryError
+        self.c = &self.packet.port
+        self.socket = socket
+        self.name = name
+        self.packet.fd = socket.fileno()
+        self.packet.ip_mode = ip_mode
+        self.packet.frame_bytes_max = mtu_bytes + <uint32_t>ETHERNET_HEADER
+        self.packet.bypass = bypass
+        if ip_mode:
+            if len(mac) != 6 or len(peer_mac) != 6:
+                raise ValueError(f"{name}: IP mode needs two addresses of six bytes")
+            header = peer_mac + mac + ETHERTYPE_IPV4.to_bytes(2, "big")
+            memcpy(self.packet.ethernet, <const char *>header, ETHERNET_HEADER)
+            self.c.flags = PORT_IP
+        self.c.rx_burst = packet_rx_burst
+        self.c.rx_release = packet_rx_release
+        self.c.tx_burst = packet_tx_burst
+        self.c.arm = packet_arm
+        self.c.disarm = packet_disarm
+        self.c.wait_fd = self.packet.fd
+
+    def set_link(self, bint up):
+        """Says whether frames can pass; control hears of it from the kernel."""
+        if up:
+            __atomic_or_fetch(&self.c.state, PORT_CONNECTED, __ATOMIC_RELEASE)
+        else:
+            __atomic_and_fetch(&self.c.state, ~<uint32_t>PORT_CONNECTED, __ATOMIC_RELEASE)
+
+    def fail(self, error not None):
+        """Declares the port dead for the reason that `error`, a DataplaneError, gives."""
+        self.error = error
+        __atomic_store_n(&self.c.fault, <uint32_t>error.errno, __ATOMIC_RELEASE)
+        __atomic_or_fetch(&self.c.state, PORT_DEAD, __ATOMIC_RELEASE)
+        self.set_link(False)
+
+    def read_missed(self):
+        """Adds what the kernel's queue had no room for to the port's count, and returns the sum.
+
+        Reading resets the kernel's own count. Control's thread only.
+        """
+        cdef tpacket_stats stats
+        cdef uint32_t size = sizeof(stats)
+        if self.socket.fileno() >= 0 and not getsockopt(
+            self.packet.fd, SOL_PACKET, PACKET_STATISTICS, &stats, &size
+        ):
+            self.c.missed += stats.tp_drops
+        return self.c.missed
+
+    def close(self):
+        """Closes the socket. No worker may run the port any more. Safe to call twice."""
+        self.socket.close()
+
+    def __dealloc__(self):
+        free(self.packet)
