@@ -44,9 +44,7 @@ def generate(directory: Path) -> list[Path]:
         ]
         status = protoc.main(arguments)
         if status != 0:
-            raise RuntimeError(
-                f"protoc on {', '.join(proto.name for proto in protos)} ended with status {status}"
-            )
+            raise RuntimeError(f"protoc on {', '.join(proto.name for proto in protos)} ended with status {status}")
         names = [proto.stem for proto in protos]
         written = []
         for module in sorted(Path(temporary).iterdir()):

@@ -5,20 +5,11 @@ One file per mechanism. Here NSM words become kernel and dataplane words.
 
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from enum import Enum
 from typing import Protocol
 
 from forwarder.api import connection_pb2
+from forwarder.api.context import Side as Side
 from forwarder.dataplane import Port
-
-
-class Side(Enum):
-    """Which end of the vWire a port belongs to."""
-
-    CLIENT = "client"
-    """Towards the caller: we are the mechanism's server. Addresses are src_*, alias `server-<id>`."""
-    ENDPOINT = "endpoint"
-    """Towards the next hop: we are the mechanism's client. Addresses are dst_*, alias `client-<id>`."""
 
 
 class OpenPort(Protocol):
