@@ -130,6 +130,11 @@ class Memory:
         """All descriptors: memfds, then eventfds."""
         return (*(region.fd for region in self.regions), *(ring.fd for ring in self.rings))
 
+    def close(self) -> None:
+        """Closes all descriptors; for their owner, once."""
+        for fd in self.fds:
+            os.close(fd)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outgoing:
@@ -239,9 +244,7 @@ class _End:
 
     _transitions: Transitions
 
-    def __init__(
-        self, state: State, limits: Limits, now: float, close: Callable[[int], None] = os.close
-    ) -> None:
+    def __init__(self, state: State, limits: Limits, now: float, close: Callable[[int], None] = os.close) -> None:
         self.state = state
         self.deadline: float | None = now + limits.handshake_s
         """When `handle_timer` has to be called, on the clock of `now`; None for never."""
@@ -461,9 +464,7 @@ class MemifServer(_End):
         if message.region >= len(self._regions):
             raise RemoteProtocolError(f"{what}: region {message.region} was not added")
         if message.offset % RING_ALIGNMENT:
-            raise RemoteProtocolError(
-                f"{what}: offset {message.offset} is not a multiple of {RING_ALIGNMENT}"
-            )
+            raise RemoteProtocolError(f"{what}: offset {message.offset} is not a multiple of {RING_ALIGNMENT}")
         ring = Ring(
             to_server=message.to_server,
             index=message.index,
@@ -531,9 +532,7 @@ class MemifClient(_End):
         """
         self._expect(State.AWAIT_OFFER, "offer")
         self.state = State.AWAIT_ACK
-        self._to_offer.extend(
-            (AddRegion(index=region.index, size=region.size), region.fd) for region in memory.regions
-        )
+        self._to_offer.extend((AddRegion(index=region.index, size=region.size), region.fd) for region in memory.regions)
         self._to_offer.extend(
             (
                 AddRing(

@@ -229,9 +229,7 @@ def _decode_hello(data: bytes) -> Message:
 
 def _decode_init(data: bytes) -> Message:
     _, version, interface_id, mode, secret, name = _INIT.unpack_from(data)
-    return Init(
-        version=version, interface_id=interface_id, mode=mode, secret=secret, name=_text(name, NAME_BYTES)
-    )
+    return Init(version=version, interface_id=interface_id, mode=mode, secret=secret, name=_text(name, NAME_BYTES))
 
 
 def _decode_add_region(data: bytes) -> Message:
