@@ -1,0 +1,1 @@
+"""One script per number, each beside what it is compared with. `python -m bench --help`."""
