@@ -172,8 +172,8 @@ int main(int argc, char **argv)
         if (sscanf(line, "open %31s %199s %199s", name, a, b) == 3 && n_targets < TARGETS) {
             target_t *target = &targets[n_targets++];
             strcpy(target->name, name);
-            target->a = peer_connect(a, 0, log2_ring);
-            target->b = peer_connect(b, 0, log2_ring);
+            target->a = peer_connect(a, 0, log2_ring, 1);
+            target->b = peer_connect(b, 0, log2_ring, 1);
             puts("open");
         } else if (!strcmp(line, "probe\n")) {
             probe();

@@ -86,7 +86,7 @@ __attribute__((noreturn, format(printf, 1, 2))) static void die(const char *form
     exit(1);
 }
 
-static void pin(int cpu)
+__attribute__((unused)) static void pin(int cpu)
 {
     cpu_set_t set;
     CPU_ZERO(&set);
@@ -162,7 +162,7 @@ __attribute__((unused)) static int greet(const char *path, uint32_t id)
 {
     uint8_t message[MESSAGE_BYTES];
     struct sockaddr_un address = address_of(path);
-    for (int tries = 0; tries < 200; tries++, usleep(50000)) {
+    for (int tries = 0; tries < 10000; tries++, usleep(1000)) {
         int control = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
         if (!connect(control, (struct sockaddr *)&address, sizeof address)) {
             receive_message(control, message, MSG_HELLO);
@@ -180,8 +180,8 @@ __attribute__((unused)) static int greet(const char *path, uint32_t id)
     die("connecting to %s", path);
 }
 
-/* Connects as client: one region with both rings and their buffers. */
-__attribute__((unused)) static peer_t *peer_connect(const char *path, uint32_t id, unsigned log2_size)
+/* Connects as client: one region with both rings and their buffers; `populate` touches its pages now. */
+__attribute__((unused)) static peer_t *peer_connect(const char *path, uint32_t id, unsigned log2_size, int populate)
 {
     peer_t *peer = calloc(1, sizeof *peer);
     uint8_t message[MESSAGE_BYTES];
@@ -190,7 +190,8 @@ __attribute__((unused)) static peer_t *peer_connect(const char *path, uint32_t i
     int memory = memfd_create("bench", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (memory < 0 || ftruncate(memory, (off_t)bytes)
         || fcntl(memory, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)) die("memfd of %lu bytes", bytes);
-    uint8_t *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, memory, 0);
+    int flags = MAP_SHARED | (populate ? MAP_POPULATE : 0);
+    uint8_t *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, memory, 0);
     if (base == MAP_FAILED) die("mapping %lu bytes", bytes);
     peer->regions[peer->n_regions++] = (region_t){ base, bytes };
     peer->s2m = (ring_t *)base;
