@@ -75,9 +75,7 @@ def sent(end):
 
 def server(closed=None, limits=DEFAULTS):
     interfaces = {7: LAN, 0: OPEN}
-    return MemifServer(
-        interfaces.get, now=0.0, limits=limits, close=closed if closed is not None else Closed()
-    )
+    return MemifServer(interfaces.get, now=0.0, limits=limits, close=closed if closed is not None else Closed())
 
 
 def feed(end, message, *fds):
@@ -227,9 +225,7 @@ def test_unknown_id_and_wrong_secret_get_the_same_answer():
 
 MESSAGES = {
     MessageType.ACK: Ack(),
-    MessageType.HELLO: Hello(
-        name=b"", max_region=1, max_to_client_ring=1, max_to_server_ring=1, max_log2_ring_size=14
-    ),
+    MessageType.HELLO: Hello(name=b"", max_region=1, max_to_client_ring=1, max_to_server_ring=1, max_log2_ring_size=14),
     MessageType.INIT: init(),
     MessageType.ADD_REGION: AddRegion(index=0, size=40000),
     MessageType.ADD_RING: add_ring(),
@@ -501,9 +497,7 @@ def test_truncated_messages_end_the_connection_and_leave_no_descriptor():
     assert closed == [100]
 
 
-@pytest.mark.parametrize(
-    "end_it", [lambda end: end.receive(b"", ()), lambda end: end.lost("connection reset")]
-)
+@pytest.mark.parametrize("end_it", [lambda end: end.receive(b"", ()), lambda end: end.lost("connection reset")])
 def test_the_end_of_the_stream_needs_no_answer(end_it):
     closed = Closed()
     end = with_region(closed)
