@@ -154,11 +154,13 @@ class MemifLink:
 
     async def _serve(self) -> None:
         """Runs one claimed connection after the other."""
+        followed: MemifChannel | None = None
         while not self._stopping.is_set():
             await self._claimed.wait()
             self._claimed.clear()
-            if self._channel is not None:
-                await self._run(self._channel)
+            if self._channel is not None and self._channel is not followed:
+                followed = self._channel
+                await self._run(followed)
 
     async def _connect(self, target: bytes) -> None:
         """Makes one connection after the other."""
