@@ -1,0 +1,30 @@
+"""Lets clean-up finish although its caller is cancelled or out of time."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+async def shielded(work: Coroutine[Any, Any, T], seconds: float | None) -> T:
+    """Runs `work` to its end, for at most `seconds` (None: as long as it takes), and returns its result.
+
+    A cancellation of the caller is delivered after that, not lost; it then takes the place of
+    what `work` returned or raised. Raises TimeoutError when `seconds` were not enough.
+    """
+
+    async def limited() -> T:
+        async with asyncio.timeout(seconds):
+            return await work
+
+    task = asyncio.create_task(limited(), name="shielded")
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        return task.result()
+    raise cancelled from (None if task.cancelled() else task.exception())
