@@ -1,37 +1,54 @@
-"""Opening ports over kernel links: packet sockets, and what becomes of their links.
+"""Opening ports over kernel links: packet sockets, their rings, and what becomes of their links.
 
 Sockets are opened in the link's namespace, by threads; see packet(7) for the options
 and their order.
+
+A port has one socket. While it is busy it has a second one with a mapped ring, and both
+are members of a fanout group whose program gives every frame to one of them: changing
+the program moves a running port from queue to ring and back without losing, doubling or
+reordering a frame.
 """
 
 import asyncio
 import errno
 import logging
 import os
+import select
 import socket
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from dataclasses import dataclass, field
+from enum import Enum, auto
 
 from forwarder.dataplane.af_packet import AfPacketPort
 from forwarder.dataplane.link_watch import LinkState, LinkWatch, open_link_watch
-from forwarder.dataplane.linux import bind_packet_socket
+from forwarder.dataplane.linux import bind_packet_socket, refuse_all_frames, steer_fanout
 from forwarder.dataplane.netns import call_in_netns
+from forwarder.dataplane.packet_ring import PacketRing
+from forwarder.dataplane.ring_policy import wants_ring
 from forwarder.dataplane.spec import KernelPortSpec, Mode
 from forwarder.errors import DataplaneError
 
 log = logging.getLogger(__name__)
 
-# linux/if_packet.h, linux/if_ether.h, asm-generic/socket.h
+# linux/if_packet.h, linux/if_ether.h, linux/filter.h, asm-generic/socket.h
 SOL_PACKET = 263
 PACKET_ADD_MEMBERSHIP = 1
 PACKET_AUXDATA = 8
+PACKET_VERSION = 10
+PACKET_RESERVE = 12
 PACKET_VNET_HDR = 15
+PACKET_FANOUT = 18
 PACKET_QDISC_BYPASS = 20
 PACKET_IGNORE_OUTGOING = 23
 PACKET_MR_PROMISC = 1
+PACKET_FANOUT_CBPF = 6
+PACKET_FANOUT_FLAG_UNIQUEID = 0x2000
+PACKET_FANOUT_FLAG_IGNORE_OUTGOING = 0x4000
+TPACKET_V2 = 1
 ETH_P_ALL = 3
+SO_DETACH_FILTER = 27
 SO_SNDBUFFORCE = 32
 SO_RCVBUFFORCE = 33
 
@@ -41,26 +58,79 @@ QUEUE_BYTES = 4 << 20
 Taken only while frames wait. The default of 208 KiB holds two super-frames.
 """
 
+BLOCK_BYTES = 1 << 20
+BLOCKS = 8
+SLOT_BYTES = 65728
+"""A frame of 64 KiB, its headers, and room for a VLAN tag; a multiple of 16."""
+RING_RESERVE_BYTES = 64
+
+LOOK_INTERVAL_S = 1.0
+
+QUEUE_MEMBER, RING_MEMBER = 0, 1
+"""Places in the fanout group."""
+
+_FANOUT = PACKET_FANOUT_CBPF | PACKET_FANOUT_FLAG_IGNORE_OUTGOING
+
+
+class _Stage(Enum):
+    """Where a port receives. Each look takes it one stage further at most, in this order and round again."""
+
+    QUEUE = auto()
+    ENTERING = auto()
+    RING = auto()
+    LEAVING = auto()
+    RETIRING = auto()
+    """Receives from the queue; the worker may not have let go of the ring yet."""
+
+
+@dataclass(slots=True)
+class _OpenPort:
+    """What control keeps of an open port."""
+
+    port: AfPacketPort
+    spec: KernelPortSpec
+    wait: select.epoll | None
+    """What the worker waits for: the socket and the ring's socket. None where rings are off."""
+    group: int | None
+    """The fanout group of its sockets; None until the kernel grants one."""
+    stage: _Stage = _Stage.QUEUE
+    retired: PacketRing | None = None
+    received: int = 0
+    """Frames at the last look."""
+    looked_at: float = 0.0
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
 
 @dataclass(slots=True)
 class _Watched:
     """The link watch of one namespace, while ports of it are open."""
 
-    opening: asyncio.Lock
+    opening: asyncio.Lock = field(default_factory=asyncio.Lock)
     watch: LinkWatch | None = None
     ports: int = 0
 
 
 class KernelPorts:
-    """Opens ports over kernel links. One per data plane."""
+    """Opens ports over kernel links, and gives the busy ones rings. One per data plane.
 
-    def __init__(self, *, qdisc_bypass: bool = True) -> None:
-        """`qdisc_bypass`: frames are sent around the queue discipline of our end of the link.
+    `run` looks at the rates, again and again; without it every port receives from its queue.
+    """
 
+    def __init__(self, *, qdisc_bypass: bool = True, max_rings: int = 16) -> None:
+        """`max_rings` bounds the kernel memory for rings, 8 MiB each; 0 for none.
+
+        `qdisc_bypass`: frames are sent around the queue discipline of our end of the link.
         That is faster, and right while nothing is configured there.
         """
         self._qdisc_bypass = qdisc_bypass
+        self._max_rings = max_rings
         self._watched: dict[tuple[int, int], _Watched] = {}
+        self._open: list[_OpenPort] = []
+
+    @property
+    def rings(self) -> int:
+        """How many ports have a ring."""
+        return sum(entry.stage is not _Stage.QUEUE for entry in self._open)
 
     @asynccontextmanager
     async def open(self, spec: KernelPortSpec) -> AsyncIterator[AfPacketPort]:
@@ -70,44 +140,91 @@ class KernelPorts:
         or moved the port is dead and its `error` says so. Raises DataplaneError naming
         the link if it is not there, has a port already, or may not be opened.
         """
+        async with AsyncExitStack() as stack:
+            try:
+                sock = await call_in_netns(spec.netns, lambda: self._open_socket(spec), undo=socket.socket.close)
+            except OSError as error:
+                raise DataplaneError(
+                    f"opening a packet socket on link {spec.name} (index {spec.ifindex})", errno=error.errno or 0
+                ) from error
+            wait = None
+            if self._max_rings:
+                wait = stack.enter_context(closing(select.epoll()))
+                wait.register(sock.fileno(), select.EPOLLIN)
+            port = AfPacketPort(
+                sock,
+                sock.fileno() if wait is None else wait.fileno(),
+                spec.name,
+                ip_mode=spec.mode is Mode.IP,
+                mtu_bytes=spec.mtu_bytes,
+                mac=spec.mac,
+                peer_mac=spec.peer_mac,
+                bypass=self._qdisc_bypass,
+            )
+            entry = _OpenPort(port=port, spec=spec, wait=wait, group=_join_group(sock) if wait else None)
+            stack.push_async_callback(_close, entry)
+            watch = await stack.enter_async_context(self._watch(spec.netns))
+            watch.add(spec.ifindex, lambda state: _follow(port, state))
+            stack.callback(watch.remove, spec.ifindex)
+            if port.error is not None:
+                raise port.error
+            self._open.append(entry)
+            stack.callback(self._open.remove, entry)
+            yield port
+
+    async def run(self, *, interval_s: float = LOOK_INTERVAL_S) -> None:
+        """Looks at the ports' rates every `interval_s`, until cancelled."""
+        while True:
+            await asyncio.sleep(interval_s)
+            await self.look(asyncio.get_running_loop().time())
+
+    async def look(self, now: float) -> None:
+        """Takes each port one stage nearer to where its rate since the last look says it belongs.
+
+        `now` is in seconds.
+        """
+        for entry in list(self._open):
+            received, since = entry.port.received, entry.looked_at
+            rate = (received - entry.received) / (now - since) if since and now > since else 0.0
+            entry.received, entry.looked_at = received, now
+            if entry.wait is None or entry.port.error is not None:
+                continue
+            async with entry.changing:
+                if entry in self._open:
+                    await self._step(entry, rate)
+
+    async def _step(self, entry: _OpenPort, rate: float) -> None:
+        port = entry.port
+        wanted = wants_ring(rate, has_ring=entry.stage is not _Stage.QUEUE, rings=self.rings, max_rings=self._max_rings)
         try:
-            sock = await call_in_netns(spec.netns, lambda: self._open_socket(spec), undo=socket.socket.close)
+            match entry.stage:
+                case _Stage.QUEUE if wanted and port.connected:
+                    await _enter_ring(entry)
+                case _Stage.ENTERING:
+                    port.settle_ring()
+                    entry.stage = _Stage.RING
+                case _Stage.RING if not wanted or not port.connected:
+                    await call_in_netns(None, lambda: steer_fanout(port.socket.fileno(), QUEUE_MEMBER), undo=_nothing)
+                    port.leave_ring()
+                    entry.stage = _Stage.LEAVING
+                case _Stage.LEAVING if port.ring is not None and port.ring.empty:
+                    entry.retired = port.detach_ring()
+                    entry.stage = _Stage.RETIRING
+                case _Stage.RETIRING if entry.retired is not None and not port.ring_held:
+                    assert entry.wait is not None
+                    entry.wait.unregister(entry.retired.socket.fileno())
+                    await call_in_netns(None, entry.retired.close, undo=_nothing)
+                    entry.retired = None
+                    entry.stage = _Stage.QUEUE
         except OSError as error:
-            raise DataplaneError(
-                f"opening a packet socket on link {spec.name} (index {spec.ifindex})", errno=error.errno or 0
-            ) from error
-        port = AfPacketPort(
-            sock,
-            spec.name,
-            ip_mode=spec.mode is Mode.IP,
-            mtu_bytes=spec.mtu_bytes,
-            mac=spec.mac,
-            peer_mac=spec.peer_mac,
-            bypass=self._qdisc_bypass,
-        )
-
-        def follow(state: LinkState) -> None:
-            _follow(port, state)
-
-        try:
-            async with self._watch(spec.netns) as watch:
-                watch.add(spec.ifindex, follow)
-                try:
-                    if port.error is not None:
-                        raise port.error
-                    yield port
-                finally:
-                    watch.remove(spec.ifindex)
-        finally:
-            # The kernel waits for packets in flight before it lets go of the socket: not on our thread.
-            await call_in_netns(None, port.close, undo=lambda _: None)
+            log.warning("ring of link %s: %s", entry.spec.name, error)
 
     @asynccontextmanager
     async def _watch(self, netns: int | None) -> AsyncIterator[LinkWatch]:
         """Lends the watch of a namespace, opened by the first port and closed by the last."""
         status = os.stat("/proc/self/ns/net") if netns is None else os.fstat(netns)
         key = (status.st_dev, status.st_ino)
-        entry = self._watched.setdefault(key, _Watched(asyncio.Lock()))
+        entry = self._watched.setdefault(key, _Watched())
         entry.ports += 1
         try:
             async with entry.opening:
@@ -142,6 +259,79 @@ class KernelPorts:
             sock.close()
             raise
         return sock
+
+
+def _join_group(sock: socket.socket) -> int | None:
+    """Makes a fanout group with the socket as its first member; returns its id, or None where that is refused.
+
+    Kernels before 6.10 refuse while the link is down.
+    """
+    try:
+        sock.setsockopt(SOL_PACKET, PACKET_FANOUT, (_FANOUT | PACKET_FANOUT_FLAG_UNIQUEID) << 16)
+        # A program of its own, so that later changes wait until this one is out of use.
+        steer_fanout(sock.fileno(), QUEUE_MEMBER)
+        return sock.getsockopt(SOL_PACKET, PACKET_FANOUT) & 0xFFFF
+    except OSError as error:
+        log.debug("no fanout group: %s", error)
+        return None
+
+
+def _open_ring(spec: KernelPortSpec, group: int) -> PacketRing:
+    """Opens the ring's socket and makes it the second member of the group; runs in the link's namespace."""
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0)
+    try:
+        sock.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V2)
+        sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+        sock.setsockopt(SOL_PACKET, PACKET_RESERVE, RING_RESERVE_BYTES)
+        sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+        ring = PacketRing(sock, block_bytes=BLOCK_BYTES, n_blocks=BLOCKS, slot_bytes=SLOT_BYTES)
+    except BaseException:
+        sock.close()
+        raise
+    try:
+        # Until it is in the group the socket would get every frame a second time.
+        refuse_all_frames(sock.fileno())
+        bind_packet_socket(sock.fileno(), spec.ifindex, ETH_P_ALL)
+        sock.setsockopt(SOL_PACKET, PACKET_FANOUT, group | _FANOUT << 16)
+        sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+    except BaseException:
+        ring.close()
+        raise
+    return ring
+
+
+async def _enter_ring(entry: _OpenPort) -> None:
+    """Opens a ring for a running port and lets the kernel fill it from now on. Raises OSError."""
+    port, spec, group = entry.port, entry.spec, entry.group
+    if group is None:
+        entry.group = group = _join_group(port.socket)
+        if group is None:
+            return
+    ring = await call_in_netns(spec.netns, lambda: _open_ring(spec, group), undo=PacketRing.close)
+    assert entry.wait is not None
+    entry.wait.register(ring.socket.fileno(), select.EPOLLIN)
+    port.attach_ring(ring)
+    entry.stage = _Stage.ENTERING
+    await call_in_netns(None, lambda: steer_fanout(port.socket.fileno(), RING_MEMBER), undo=_nothing)
+
+
+async def _close(entry: _OpenPort) -> None:
+    """Closes a port's sockets, when nobody changes them, and no worker runs it any more.
+
+    The kernel waits for the packets in flight before it lets go of a packet socket: not on our thread.
+    """
+
+    def close() -> None:
+        entry.port.close()
+        if entry.retired is not None:
+            entry.retired.close()
+
+    async with entry.changing:
+        await call_in_netns(None, close, undo=_nothing)
+
+
+def _nothing(_: object) -> None:
+    """Undoes nothing."""
 
 
 def _follow(port: AfPacketPort, state: LinkState) -> None:

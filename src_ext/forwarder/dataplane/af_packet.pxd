@@ -4,8 +4,9 @@ Frames come with their virtio_net_hdr, so that super-frames and partial checksum
 local senders pass from kernel to kernel as they are. See packet(7), linux/if_packet.h.
 """
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from forwarder.dataplane.packet_ring cimport PacketRing, packet_ring_t
 from forwarder.dataplane.port cimport Port, port_t
 
 cdef struct af_packet_t:
@@ -15,7 +16,13 @@ cdef struct af_packet_t:
     bint ip_mode
     uint32_t frame_bytes_max    # longest frame without GSO and VLAN tag, Ethernet header included
     uint8_t ethernet[14]        # IP mode: what goes before a packet to send; the EtherType is set per packet
+    # The ring, while there is one: written by control, exchanged atomically. It may be unmapped
+    # when it stands here no more and the worker holds it no more.
+    packet_ring_t *ring
     # Written by the worker.
+    packet_ring_t *held         # the ring it is using, NULL between bursts; atomic
+    uint64_t received           # frames taken from the kernel
+    bint strays                 # frames may wait in the queue although the ring is in use
     bint bypass                 # sends around the queue discipline
 
 
@@ -23,4 +30,5 @@ cdef class AfPacketPort(Port):
     cdef af_packet_t *packet
     cdef readonly object socket     # owned
     cdef readonly str name
+    cdef readonly PacketRing ring   # the one that control has attached, or None
     cdef readonly object error      # DataplaneError that says why the port is dead, or None

@@ -1,8 +1,9 @@
 """Frames from and to a packet socket.
 
-Receiving copies into the worker's pool, a burst per system call, so an idle port costs
-no memory. Sending gathers straight from the slots of the port that lent the frames. No
-system call blocks; what fails becomes a counter or a state.
+Receiving copies into the worker's pool, a burst per system call, so that an idle port
+costs no memory; or lends from a mapped ring, which a busy port gets. Sending gathers
+straight from the slots of the port that lent the frames. No system call blocks; what
+fails becomes a counter or a state.
 
 The kernel takes the outer VLAN tag out of a received frame and puts it into metadata
 (PACKET_AUXDATA): it is put back before the frame is lent.
@@ -40,7 +41,9 @@ from forwarder.dataplane.linux cimport (
     PACKET_QDISC_BYPASS,
     PACKET_STATISTICS,
     POLLIN,
+    SO_ERROR,
     SOL_PACKET,
+    SOL_SOCKET,
     TP_STATUS_VLAN_TPID_VALID,
     TP_STATUS_VLAN_VALID,
     cmsghdr,
@@ -53,11 +56,22 @@ from forwarder.dataplane.linux cimport (
     recvmmsg,
     sendmmsg,
     setsockopt,
+    tpacket2_hdr,
     tpacket_auxdata,
     tpacket_stats,
     virtio_net_hdr,
 )
-from forwarder.dataplane.port cimport PORT_CONNECTED, PORT_DEAD, PORT_IP, Port, port_t
+from forwarder.dataplane.packet_ring cimport (
+    RING_ENTERING,
+    RING_LEAVING,
+    RING_STEADY,
+    PacketRing,
+    packet_ring_t,
+    ring_give_back,
+    ring_ours,
+    ring_slot,
+)
+from forwarder.dataplane.port cimport PORT_CONNECTED, PORT_DEAD, PORT_HOLDS, PORT_IP, Port, port_t
 from forwarder.dataplane.vlan cimport VLAN_TAG_BYTES, VLAN_TPID, vlan_push
 
 cdef extern from * nogil:
@@ -65,7 +79,11 @@ cdef extern from * nogil:
         __ATOMIC_ACQUIRE
         __ATOMIC_RELEASE
         __ATOMIC_ACQ_REL
+        __ATOMIC_SEQ_CST
     uint32_t __atomic_load_n(const uint32_t *word, int order)
+    packet_ring_t *load_ring "__atomic_load_n"(packet_ring_t *const *place, int order)
+    void store_ring "__atomic_store_n"(packet_ring_t **place, packet_ring_t *ring, int order)
+    void __atomic_thread_fence(int order)
     uint32_t __atomic_or_fetch(uint32_t *word, uint32_t bits, int order)
     uint32_t __atomic_and_fetch(uint32_t *word, uint32_t bits, int order)
     void __atomic_store_n(uint32_t *word, uint32_t value, int order)
@@ -142,9 +160,8 @@ cdef uint8_t *restore_tag(
     return vlan_push(data, tpid if status & TP_STATUS_VLAN_TPID_VALID else <uint16_t>VLAN_TPID, tci)
 
 
-cdef uint32_t packet_rx_burst(port_t *port, burst_t *burst, flow_t *flow) noexcept nogil:
+cdef uint32_t receive_pool(af_packet_t *self, burst_t *burst, flow_t *flow) noexcept nogil:
     """Receives into the pool. Frames that may not pass are counted and left out: the rest is not held."""
-    cdef af_packet_t *self = <af_packet_t *>port
     cdef mmsghdr messages[BURST_FRAMES]
     cdef iovec vectors[2 * BURST_FRAMES]
     cdef control_t controls[BURST_FRAMES]
@@ -156,9 +173,7 @@ cdef uint32_t packet_rx_burst(port_t *port, burst_t *burst, flow_t *flow) noexce
     cdef int n
     cdef int reason
     cdef bint tagged
-    port.polls += 1
-    burst.n_frames = 0
-    burst.n_segments = 0
+    self.port.flags &= ~<uint32_t>PORT_HOLDS
     for i in range(<uint32_t>BURST_FRAMES):
         vectors[2 * i].iov_base = &headers[i]
         vectors[2 * i].iov_len = sizeof(virtio_net_hdr)
@@ -176,6 +191,7 @@ cdef uint32_t packet_rx_burst(port_t *port, burst_t *burst, flow_t *flow) noexce
     if n <= 0:
         # Nothing there, or the link went down, which control learns by itself; reading cleared the error.
         return 0
+    self.received += <uint32_t>n
     for i in range(<uint32_t>n):
         message = &messages[i].msg_hdr
         data = <uint8_t *>vectors[2 * i + 1].iov_base
@@ -208,8 +224,108 @@ cdef uint32_t packet_rx_burst(port_t *port, burst_t *burst, flow_t *flow) noexce
     return burst.n_frames
 
 
+cdef int look_into(af_packet_t *self, tpacket2_hdr *slot, frame_t *frame) noexcept nogil:
+    """Fills in `frame` for the frame in a slot of the ring; returns 0, or -1 - its drop reason.
+
+    Changes the slot so that looking again finds the same.
+    """
+    cdef uint8_t *data = <uint8_t *>slot + slot.tp_mac
+    cdef virtio_net_hdr header
+    memcpy(&header, data - sizeof(header), sizeof(header))
+    if slot.tp_snaplen < slot.tp_len:
+        frame.length = slot.tp_len
+        return -1 - <int>DROP_TRUNCATED
+    if slot.tp_status & TP_STATUS_VLAN_VALID and slot.tp_snaplen >= ETHERNET_HEADER:
+        if self.ip_mode:
+            frame.length = slot.tp_len
+            return -1 - <int>DROP_NOT_IP
+        data = restore_tag(data, slot.tp_status, slot.tp_vlan_tpid, slot.tp_vlan_tci, &header)
+        slot.tp_status &= ~<uint32_t>TP_STATUS_VLAN_VALID
+        slot.tp_mac -= VLAN_TAG_BYTES
+        slot.tp_snaplen += VLAN_TAG_BYTES
+        slot.tp_len += VLAN_TAG_BYTES
+        memcpy(data - sizeof(header), &header, sizeof(header))
+    return admit(self, data, slot.tp_snaplen, False, &header, frame)
+
+
+cdef uint32_t receive_ring(af_packet_t *self, packet_ring_t *ring, burst_t *burst, flow_t *flow) noexcept nogil:
+    """Lends from the ring. A frame that may not pass ends the burst, or is counted at its head."""
+    cdef tpacket2_hdr *slot
+    cdef frame_t *frame
+    cdef uint32_t n = 0
+    cdef int reason
+    self.port.flags |= PORT_HOLDS
+    while n < BURST_FRAMES and n < ring.n_slots:
+        slot = ring_slot(ring, n)
+        if not ring_ours(slot):
+            break
+        frame = &burst.frames[n]
+        reason = -1 - look_into(self, slot, frame)
+        if reason < 0:
+            n += 1
+        elif n == 0:
+            count_drop(flow, reason, frame.length)
+            self.received += 1
+            ring_give_back(ring, 1)
+        else:
+            break
+    burst.n_frames = n
+    return n
+
+
+cdef packet_ring_t *hold_ring(af_packet_t *self) noexcept nogil:
+    """Returns the ring, which control leaves mapped until it is let go, or NULL."""
+    cdef packet_ring_t *ring = load_ring(&self.ring, __ATOMIC_ACQUIRE)
+    cdef packet_ring_t *now
+    while ring != NULL:
+        store_ring(&self.held, ring, __ATOMIC_RELEASE)
+        __atomic_thread_fence(__ATOMIC_SEQ_CST)
+        now = load_ring(&self.ring, __ATOMIC_ACQUIRE)
+        if now == ring:
+            return ring
+        ring = now
+    store_ring(&self.held, NULL, __ATOMIC_RELEASE)
+    return NULL
+
+
+cdef uint32_t packet_rx_burst(port_t *port, burst_t *burst, flow_t *flow) noexcept nogil:
+    """Takes from the queue or the ring, in the order in which the kernel filled them."""
+    cdef af_packet_t *self = <af_packet_t *>port
+    cdef packet_ring_t *ring = hold_ring(self)
+    cdef uint32_t phase
+    cdef uint32_t n
+    cdef bint ready
+    port.polls += 1
+    burst.n_frames = 0
+    burst.n_segments = 0
+    if ring == NULL:
+        return receive_pool(self, burst, flow)
+    phase = __atomic_load_n(&ring.phase, __ATOMIC_ACQUIRE)
+    if phase == RING_ENTERING:
+        # In this order: whatever came before a frame in the ring is in the queue by now.
+        ready = ring_ours(ring_slot(ring, 0))
+        n = receive_pool(self, burst, flow)
+        if n == 0 and ready:
+            n = receive_ring(self, ring, burst, flow)
+    else:
+        n = receive_ring(self, ring, burst, flow)
+        if n == 0 and (phase == RING_LEAVING or self.strays):
+            self.strays = False
+            n = receive_pool(self, burst, flow)
+    if n == 0:
+        store_ring(&self.held, NULL, __ATOMIC_RELEASE)
+    return n
+
+
 cdef void packet_rx_release(port_t *port, burst_t *burst, uint32_t n) noexcept nogil:
-    """The pool needs no giving back."""
+    """Gives slots of the ring back; the pool needs no giving back."""
+    cdef af_packet_t *self = <af_packet_t *>port
+    if self.held == NULL:
+        return
+    if port.flags & PORT_HOLDS:
+        ring_give_back(self.held, n)
+        self.received += n
+    store_ring(&self.held, NULL, __ATOMIC_RELEASE)
 
 
 cdef bint vlan_tagged(const frame_t *frame) noexcept nogil:
@@ -377,28 +493,52 @@ cdef uint32_t packet_tx_burst(port_t *port, burst_t *burst, uint32_t first, flow
 
 
 cdef bint packet_arm(port_t *port) noexcept nogil:
-    """The socket is its own wait descriptor: only what came meanwhile is looked for."""
+    """Needs no arming: only what came meanwhile is looked for."""
+    cdef af_packet_t *self = <af_packet_t *>port
+    cdef packet_ring_t *ring = hold_ring(self)
     cdef pollfd look
+    cdef int error
+    cdef uint32_t size = sizeof(error)
+    cdef bint there
+    if ring != NULL:
+        # A link that went down leaves an error, which receiving would clear; it would wake us for ever.
+        getsockopt(ring.fd, SOL_SOCKET, SO_ERROR, &error, &size)
+        store_ring(&self.held, NULL, __ATOMIC_RELEASE)
     look.fd = port.wait_fd
     look.events = POLLIN
     look.revents = 0
-    return poll(&look, 1, 0) > 0
+    there = poll(&look, 1, 0) > 0
+    # Frames come to the queue beside the ring when the link was down meanwhile and the kernel
+    # has put the members of the fanout group into another order.
+    self.strays = there and ring != NULL
+    return there
 
 
 cdef void packet_disarm(port_t *port) noexcept nogil:
     """Nothing was armed."""
 
 
+cdef uint32_t dropped(int fd) noexcept nogil:
+    """Returns how many frames a packet socket had no room for since this was asked last."""
+    cdef tpacket_stats stats
+    cdef uint32_t size = sizeof(stats)
+    if getsockopt(fd, SOL_PACKET, PACKET_STATISTICS, &stats, &size) < 0:
+        return 0
+    return stats.tp_drops
+
+
 cdef class AfPacketPort(Port):
     """A port over a bound packet socket, which it owns from then on.
 
-    `socket` has PACKET_VNET_HDR and PACKET_AUXDATA set and does not block. `mtu_bytes`
+    `socket` has PACKET_VNET_HDR and PACKET_AUXDATA set and does not block. `wait_fd`, borrowed,
+    is readable when the socket is, or a ring that is attached. `mtu_bytes`
     bounds what is sent, without Ethernet header and VLAN tag. `mac` and `peer_mac`, six
     bytes each, build the Ethernet header in IP mode. Not connected until `set_link`.
     """
 
     def __cinit__(
-        self, socket not None, str name, *, bint ip_mode, uint32_t mtu_bytes, bytes mac, bytes peer_mac, bint bypass
+        self, socket not None, int wait_fd, str name, *, bint ip_mode, uint32_t mtu_bytes, bytes mac, bytes peer_mac,
+        bint bypass
     ):
         cdef bytes header
         self.packet = <af_packet_t *>calloc(1, sizeof(af_packet_t))
@@ -422,7 +562,7 @@ cdef class AfPacketPort(Port):
         self.c.tx_burst = packet_tx_burst
         self.c.arm = packet_arm
         self.c.disarm = packet_disarm
-        self.c.wait_fd = self.packet.fd
+        self.c.wait_fd = wait_fd
 
     def set_link(self, bint up):
         """Says whether frames can pass; control hears of it from the kernel."""
@@ -439,21 +579,56 @@ cdef class AfPacketPort(Port):
         self.set_link(False)
 
     def read_missed(self):
-        """Adds what the kernel's queue had no room for to the port's count, and returns the sum.
+        """Adds what the kernel had no room for, in the queue or the ring, to the port's count, and returns the sum.
 
         Reading resets the kernel's own count. Control's thread only.
         """
-        cdef tpacket_stats stats
-        cdef uint32_t size = sizeof(stats)
-        if self.socket.fileno() >= 0 and not getsockopt(
-            self.packet.fd, SOL_PACKET, PACKET_STATISTICS, &stats, &size
-        ):
-            self.c.missed += stats.tp_drops
+        if self.socket.fileno() >= 0:
+            self.c.missed += dropped(self.packet.fd)
+        if self.ring is not None:
+            self.c.missed += dropped(self.ring.ring.fd)
         return self.c.missed
 
     def close(self):
         """Closes the socket. No worker may run the port any more. Safe to call twice."""
+        self.packet.ring = NULL
+        if self.ring is not None:
+            self.ring.close()
+            self.ring = None
         self.socket.close()
+
+    @property
+    def received(self):
+        """How many frames came from the kernel so far."""
+        return self.packet.received
+
+    def attach_ring(self, PacketRing ring not None):
+        """Lends from `ring` too, which it owns from then on: first what is in the queue, then what is in the ring."""
+        ring.ring.phase = RING_ENTERING
+        self.ring = ring
+        store_ring(&self.packet.ring, &ring.ring, __ATOMIC_RELEASE)
+
+    def settle_ring(self):
+        """Lends from the ring only. The kernel fills nothing else, and the queue is all but empty."""
+        __atomic_store_n(&self.ring.ring.phase, RING_STEADY, __ATOMIC_RELEASE)
+
+    def leave_ring(self):
+        """Lends what is left in the ring, then from the queue. The kernel fills the ring no more."""
+        __atomic_store_n(&self.ring.ring.phase, RING_LEAVING, __ATOMIC_RELEASE)
+
+    def detach_ring(self):
+        """Takes the ring, which is empty, out of use; it may be closed once `ring_held` is false. Returns it."""
+        cdef PacketRing ring = self.ring
+        self.read_missed()
+        self.ring = None
+        store_ring(&self.packet.ring, NULL, __ATOMIC_RELEASE)
+        __atomic_thread_fence(__ATOMIC_SEQ_CST)
+        return ring
+
+    @property
+    def ring_held(self):
+        """Whether the worker is using a ring just now."""
+        return load_ring(&self.packet.held, __ATOMIC_ACQUIRE) != NULL
 
     def __dealloc__(self):
         free(self.packet)

@@ -16,6 +16,7 @@ cdef extern from "<sys/socket.h>" nogil:
         AF_PACKET
         SOL_SOCKET
         SO_ERROR
+        SO_ATTACH_FILTER
     struct msghdr:
         void *msg_name
         uint32_t msg_namelen
@@ -39,6 +40,15 @@ cdef extern from "<sys/socket.h>" nogil:
     int getsockopt(int fd, int level, int name, void *value, uint32_t *length)
     int setsockopt(int fd, int level, int name, const void *value, uint32_t length)
 
+cdef extern from "<sys/mman.h>" nogil:
+    enum:
+        PROT_READ
+        PROT_WRITE
+        MAP_SHARED
+    void *MAP_FAILED
+    void *mmap(void *at, size_t size, int protection, int flags, int fd, long offset)
+    int munmap(void *at, size_t size)
+
 cdef extern from "<poll.h>" nogil:
     enum:
         POLLIN
@@ -60,9 +70,11 @@ cdef extern from "<linux/virtio_net.h>" nogil:
 
 cdef extern from "<linux/if_packet.h>" nogil:
     enum:
+        PACKET_RX_RING
         PACKET_STATISTICS
         PACKET_AUXDATA
         PACKET_QDISC_BYPASS
+        PACKET_FANOUT_DATA
         TP_STATUS_KERNEL
         TP_STATUS_USER
         TP_STATUS_VLAN_VALID
@@ -87,6 +99,11 @@ cdef extern from "<linux/if_packet.h>" nogil:
         uint16_t tp_net
         uint16_t tp_vlan_tci
         uint16_t tp_vlan_tpid
+    struct tpacket_req:
+        uint32_t tp_block_size
+        uint32_t tp_block_nr
+        uint32_t tp_frame_size
+        uint32_t tp_frame_nr
     struct tpacket_stats:
         uint32_t tp_packets
         uint32_t tp_drops
@@ -94,6 +111,19 @@ cdef extern from "<linux/if_packet.h>" nogil:
 cdef extern from *:
     enum:
         SOL_PACKET
+
+cdef extern from "<linux/filter.h>" nogil:
+    enum:
+        BPF_RET
+        BPF_K
+    struct sock_filter:
+        uint16_t code
+        uint8_t jt
+        uint8_t jf
+        uint32_t k
+    struct sock_fprog:
+        uint16_t len
+        sock_filter *filter
 
 cdef extern from "<sched.h>" nogil:
     enum:
