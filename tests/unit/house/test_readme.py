@@ -1,0 +1,63 @@
+"""The README says what is so."""
+
+import importlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from forwarder import config
+from tests.support.readme import README, RESULTS, render
+
+ROOT = Path(__file__).parents[3]
+TEXT = README.read_text()
+BLOCKS = "\n".join(re.findall(r"^```\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE))
+
+
+def make_targets() -> set[str]:
+    """Returns the targets of the Makefile, those made from lists included."""
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
+    for prefix, variable in (("test", "SUITES"), ("bench", "BENCHES")):
+        names = re.search(rf"^{variable} := (.*)$", makefile, flags=re.MULTILINE)
+        assert names
+        targets |= {f"{prefix}-{name}" for name in names[1].split()}
+    return targets
+
+
+def test_every_make_command_in_the_readme_is_a_target() -> None:
+    named = set(re.findall(r"\bmake ([a-z][a-z-]*)", TEXT))
+    assert {"run", "test", "bench", "lint"} <= named
+    assert named <= make_targets()
+
+
+def test_every_program_in_the_readme_s_commands_exists() -> None:
+    main = importlib.import_module("forwarder.cli").main
+    named = set(re.findall(r"\bvwire ([a-z]+)", BLOCKS))
+    assert named <= set(main.commands)
+
+
+def test_every_environment_variable_in_the_readme_s_commands_is_a_setting() -> None:
+    known = {
+        config.variable(name, field)
+        for program in config.PROGRAMS.values()
+        for name, field in program.model_fields.items()
+    }
+    assert set(re.findall(r"\b(NSM_[A-Z_]+)=", BLOCKS)) <= known
+
+
+def test_every_setting_has_a_description() -> None:
+    for program in config.PROGRAMS.values():
+        for name, field in program.model_fields.items():
+            assert field.description, f"{program.__name__}.{name}"
+
+
+def test_settings_and_numbers_are_those_of_their_sources() -> None:
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    assert render(TEXT, results) == TEXT, "run: make docs"
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#]+)\)", TEXT))))
+def test_a_link_of_the_readme_leads_somewhere(link: str) -> None:
+    assert link.startswith("https://") or (ROOT / link).exists()
