@@ -1,0 +1,109 @@
+"""Files that travel beside a message: what `inodeURL` means on the wire and in this process.
+
+Within a process a mechanism names its network namespace by a file, `file:///proc/...`. On the
+wire the value is `inode://<device>/<inode>`, both decimal, of that file; a receiver either has
+been sent the file itself over the same unix socket or looks for the namespace by its number.
+Passing open files over the socket comes in here, as another implementation of Descriptors,
+without the other rooms noticing.
+
+Source: Network Service Mesh sdk, `common/mechanisms/sendfd` and `recvfd`.
+"""
+
+import os
+import re
+from collections.abc import Iterable
+from typing import Final, Protocol
+from urllib.parse import unquote
+
+from forwarder.api.connection_pb2 import Mechanism
+from forwarder.api.mechanisms import View
+from forwarder.errors import InvalidRequest
+
+_OWN_PROCESS: Final = re.compile(r"/+proc/+(self|thread-self)(/|$)")
+_INODE: Final = re.compile(r"inode://[0-9]{1,20}/[0-9]{1,20}", re.ASCII)
+
+
+class Descriptors(Protocol):
+    """The files of one call."""
+
+    async def received(self, url: str) -> str:
+        """Turns a URL from the peer into one that this process can open.
+
+        Raises InvalidRequest if it cannot stand for a file of the peer's.
+        """
+        ...
+
+    def sent(self, url: str) -> str:
+        """Turns a `file://` URL of this process into the `inode://` one for the peer.
+
+        Other URLs stay. Raises InvalidRequest if there is no such file.
+        """
+        ...
+
+
+class PassThrough:
+    """Descriptors of a transport that carries none: the receiver finds files by their numbers."""
+
+    async def received(self, url: str) -> str:
+        """Refuses what names a file of whoever reads it; leaves the rest as it is."""
+        scheme, separator, rest = url.partition("://")
+        if not separator:
+            return url
+        if scheme == "file" and _names_reader(unquote(rest)):
+            raise InvalidRequest(
+                f"inodeURL {url!r}: names the network namespace of the process that reads it, not the sender's",
+                hint="send inode://<device>/<inode>",
+            )
+        if scheme == "inode" and not _INODE.fullmatch(url):
+            raise InvalidRequest(f"inodeURL {url!r}: not inode://<device>/<inode> in decimal")
+        return url
+
+    def sent(self, url: str) -> str:
+        """Looks the file's device and inode number up, following links."""
+        if not url.startswith("file://"):
+            return url
+        path = unquote(url.removeprefix("file://"))
+        try:
+            found = os.stat(path)  # the kernel follows magic links
+        except (OSError, ValueError) as error:
+            reason = error.strerror or "" if isinstance(error, OSError) else str(error)
+            raise InvalidRequest(f"inodeURL {url!r}: cannot look at {path}", detail=reason) from error
+        return f"inode://{found.st_dev}/{found.st_ino}"
+
+
+def _names_reader(path: str) -> bool:
+    """Says whether `path` means another file for each process that reads it."""
+    return _OWN_PROCESS.match(os.path.normpath("/" + path)) is not None
+
+
+async def receive(descriptors: Descriptors, mechanisms: Iterable[Mechanism]) -> dict[str, str]:
+    """Rewrites the `inodeURL` of mechanisms from a peer, in place; returns new URL to old."""
+    mapping: dict[str, str] = {}
+    for view in map(View, mechanisms):
+        if old := view.inode_url:
+            new = await descriptors.received(old)
+            if new != old:
+                mapping[new] = old
+                view.inode_url = new
+    return mapping
+
+
+def send(descriptors: Descriptors, mechanisms: Iterable[Mechanism]) -> dict[str, str]:
+    """Rewrites the `inodeURL` of mechanisms for a peer, in place; returns new URL to old."""
+    mapping: dict[str, str] = {}
+    for view in map(View, mechanisms):
+        if old := view.inode_url:
+            new = descriptors.sent(old)
+            if new != old:
+                mapping[new] = old
+                view.inode_url = new
+    return mapping
+
+
+def restore(mapping: dict[str, str], mechanism: Mechanism) -> bool:
+    """Puts back, in place, the URL that `receive` or `send` had replaced; says whether it had."""
+    view = View(mechanism)
+    if view.inode_url not in mapping:
+        return False
+    view.inode_url = mapping[view.inode_url]
+    return True

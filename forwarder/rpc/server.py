@@ -1,0 +1,157 @@
+"""Serving: listen URLs, health, reflection, and an end that finishes what was begun."""
+
+import asyncio
+import socket
+import stat
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from forwarder.errors import ConfigError, InvalidRequest
+from forwarder.rpc import options
+from forwarder.rpc.address import Address, Family
+from forwarder.rpc.services import Running, Service
+
+AsyncHealthServicer = health.aio.HealthServicer  # type: ignore[attr-defined]  # not in its stub
+
+DRAIN_S: Final = 5.0
+"""How long running RPCs may take once a server is asked to stop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """A server that is listening."""
+
+    addresses: tuple[Address, ...]
+    """Where, in the order asked for; a TCP port of 0 has become the one that was bound."""
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The addresses as URLs."""
+        return tuple(map(str, self.addresses))
+
+
+@asynccontextmanager
+async def serve(
+    services: Sequence[Service], listen_on: Sequence[str], *, drain_s: float = DRAIN_S
+) -> AsyncIterator[Server]:
+    """Serves `services`, health and reflection for as long as the context lasts.
+
+    `listen_on` holds `unix:///path` and `tcp://host:port` URLs. A unix socket's directory is made
+    if missing, a stale socket removed, its mode becomes 0777 as clients run as anybody.
+    Health is SERVING for "" and for each service.
+    On leaving, new RPCs are refused, unary ones may finish within `drain_s`, then what still runs
+    is cancelled and waited for, and the sockets are gone.
+    Raises ConfigError if an address cannot be listened on; then nothing is.
+    """
+    server = grpc.aio.server(options=options.SERVER)
+    running = Running()
+    for service in services:
+        service.register(server, running)
+    names = [service.name for service in services]
+    servicer = AsyncHealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    for name in ("", *names):
+        await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+    async with AsyncExitStack() as stack:
+        try:
+            addresses = tuple(stack.enter_context(_bound(server, url)) for url in listen_on)
+            await server.start()
+            yield Server(addresses=addresses)
+        finally:
+            await _stop(server, servicer, running, drain_s)
+
+
+@contextmanager
+def _bound(server: grpc.aio.Server, url: str) -> Iterator[Address]:
+    """Binds one listen URL; on leaving, a unix socket's file is gone."""
+    try:
+        address = Address.parse(url)
+    except InvalidRequest as error:
+        raise ConfigError(f"listen on {url}", detail=str(error)) from error
+    match address.family:
+        case Family.UNIX:
+            path = Path(address.path)
+            _make_way(path)
+            _add_port(server, f"unix:{path}", url)
+            ours = path.stat().st_ino
+            try:
+                path.chmod(0o777)
+                yield address
+            finally:
+                if path.exists() and path.stat().st_ino == ours:
+                    path.unlink()
+        case Family.TCP:
+            wildcard = Address(family=Family.TCP, host=address.host or "::", port=address.port)
+            port = _add_port(server, wildcard.host_port, url)
+            yield Address(family=Family.TCP, host=address.host, port=port)
+        case Family.INODE:
+            raise ConfigError(f"listen on {url}: names a socket that exists already")
+
+
+def _add_port(server: grpc.aio.Server, target: str, url: str) -> int:
+    try:
+        port = server.add_insecure_port(target)
+    except RuntimeError as error:
+        raise ConfigError(f"listen on {url}", detail=str(error)) from error
+    if port == 0:
+        raise ConfigError(f"listen on {url}: {target} could not be bound")
+    return port
+
+
+def _make_way(path: Path) -> None:
+    """Makes the directory of a unix socket, and removes a socket that nobody answers on.
+
+    Raises ConfigError if `path` is something else, or somebody answers.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            mode = path.lstat().st_mode
+        except FileNotFoundError:
+            return
+        if not stat.S_ISSOCK(mode):
+            raise ConfigError(f"listen on {path}: a file that is not a socket is there")
+        if _answers(path):
+            raise ConfigError(f"listen on {path}: another process listens there")
+        path.unlink()
+    except OSError as error:
+        raise ConfigError(f"listen on {path}", detail=error.strerror or str(error)) from error
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except BlockingIOError:
+            return True  # its backlog is full
+        except ConnectionRefusedError:
+            return False
+        return True
+
+
+async def _stop(server: grpc.aio.Server, servicer: Any, running: Running, drain_s: float) -> None:
+    await servicer.enter_graceful_shutdown()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(server.stop(drain_s))
+        try:
+            # Streams have no end of their own: they do not hold the server up.
+            async with asyncio.timeout(drain_s):
+                await running.idle.wait()
+        except TimeoutError:
+            pass
+        await server.stop(0)
+    # gRPC has forgotten the RPCs; their handlers may still be undoing things.
+    left = set(running.tasks)
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left)
