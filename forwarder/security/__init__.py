@@ -1,0 +1,11 @@
+"""Who is who: tokens, their place in RPC metadata, and their expiry.
+
+Every hop gives the next one a token and says when it expires; the path keeps both for each hop.
+Here is how they are written and read, and the source of tokens for a mesh without certificates.
+Certificates (SPIFFE), signed tokens and policies have their place in this room.
+"""
+
+from forwarder.security.metadata import TokenMetadata, received
+from forwarder.security.tokens import Claims, Token, TokenSource, UnsignedTokens, claims
+
+__all__ = ["Claims", "Token", "TokenMetadata", "TokenSource", "UnsignedTokens", "claims", "received"]
