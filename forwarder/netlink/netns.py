@@ -14,11 +14,10 @@ import fcntl
 import os
 import threading
 import warnings
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import Final, Generic, Self, TypeVar
 
 from forwarder.errors import NetlinkError
 
@@ -203,6 +202,10 @@ class Netns:
             raise NetlinkError(f"{self.label} was closed", errno=errno.EBADF)
         return self._fd
 
+    def enter(self) -> None:
+        """Moves the calling thread into the namespace: only for a thread made for this work."""
+        _check(_libc.setns(self.fileno(), _CLONE_NEWNET), f"cannot enter network namespace {self.label}")
+
     def close(self) -> None:
         """Gives the descriptor back; does nothing the second time."""
         fd, self._fd = self._fd, -1
@@ -297,20 +300,6 @@ async def run_in(
     raise cancelled
 
 
-@asynccontextmanager
-async def open_in(netns: Netns | None, function: Callable[[], _T]) -> AsyncIterator[_T]:
-    """Opens something with a `close` method inside `netns`, and closes it on leaving."""
-
-    def close(opened: Any) -> None:
-        opened.close()
-
-    opened = await run_in(netns, function, discard=close)
-    try:
-        yield opened
-    finally:
-        close(opened)
-
-
 class _Job(Generic[_T]):
     """One piece of work on a thread of its own."""
 
@@ -327,10 +316,7 @@ class _Job(Generic[_T]):
     def _work(self) -> None:
         try:
             if self._netns is not None:
-                _check(
-                    _libc.setns(self._netns.fileno(), _CLONE_NEWNET),
-                    f"cannot enter network namespace {self._netns.label}",
-                )
+                self._netns.enter()
             self._value.append(self._function())
         except BaseException as error:
             self._error = error

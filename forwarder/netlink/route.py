@@ -143,6 +143,30 @@ def parse_ours(messages: Iterable[Message]) -> list[tuple[int, Route]]:
     return found
 
 
+def list_all() -> list[Request]:
+    """Asks for all routes of all tables, whoever made them: one request a family."""
+    return [
+        Request(
+            type=RTM_GETROUTE,
+            flags=NLM_F_DUMP,
+            body=_FIXED.pack(family, 0, 0, 0, 0, 0, 0, 0, 0),
+            what="list the routes",
+            tolerate=frozenset({errno.EOPNOTSUPP, errno.EAFNOSUPPORT}),
+        )
+        for family in (_AF_INET, _AF_INET6)
+    ]
+
+
+def tables_in_use(messages: Iterable[Message]) -> frozenset[int]:
+    """Returns the tables that have a route, from the answers of `list_all`."""
+    found = set()
+    for message in messages:
+        if message.type == RTM_NEWROUTE:
+            table = parse_attributes(message.body, _FIXED.size).get(_RTA_TABLE)
+            found.add(struct.unpack("=I", table)[0] if table else _FIXED.unpack_from(message.body)[4])
+    return frozenset(found)
+
+
 def _body(index: int, route: Route) -> bytes:
     family = _AF_INET if route.destination.version == 4 else _AF_INET6
     fixed = _FIXED.pack(

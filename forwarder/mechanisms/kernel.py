@@ -1,0 +1,145 @@
+"""KERNEL: a kernel interface in the pod's network namespace.
+
+Parameters: `inodeURL`, the namespace; `name`, the interface. The client gives both in its
+preference; an endpoint gives both in its answer.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final, Protocol, Self
+
+from forwarder.api import constants
+from forwarder.api.connection_pb2 import Connection
+from forwarder.api.connection_pb2 import Mechanism as ApiMechanism
+from forwarder.api.context import Side
+from forwarder.api.mechanisms import Kernel
+from forwarder.dataplane import Port
+from forwarder.dataplane.spec import KernelPortSpec, Mode
+from forwarder.errors import InvalidRequest, MechanismUnsupported
+from forwarder.mechanisms import inode_url
+from forwarder.mechanisms.interface_context import InterfaceContext, interface_context, interface_name
+from forwarder.mechanisms.kernel_interface import KernelInterface
+from forwarder.netlink import run_in
+from forwarder.netlink.ingress import DropFilter
+
+_MOST_AT_ONCE: Final = 16
+"""Interfaces being made at a time: the kernel changes links one by one, so more threads only wait."""
+
+
+class KernelPorts(Protocol):
+    """What this mechanism needs of the data plane."""
+
+    def kernel_port(self, spec: KernelPortSpec) -> AbstractAsyncContextManager[Port]:
+        """Opens a port over a link of ours for as long as the context lasts."""
+        ...
+
+
+class KernelOpenPort:
+    """A kernel interface and the port over our end of it."""
+
+    def __init__(self, port: Port, interface: KernelInterface, side: Side) -> None:
+        self.port = port
+        self.interface = f"{constants.KERNEL}/{interface.wanted.name}"
+        self._interface = interface
+        self._side = side
+        self._applied: InterfaceContext | None = interface.wanted
+
+    def serves(self, connection: Connection) -> bool:
+        """Says whether namespace, name, payload, mark, hardware address and MTU are still what they were."""
+        if connection.mechanism.type != constants.KERNEL:
+            return False
+        try:
+            wanted = interface_context(connection, self._side)
+        except InvalidRequest:
+            return False
+        have = self._interface.wanted
+        return (
+            (wanted.name, wanted.ip_mode, wanted.alias, wanted.managed, wanted.mtu_bytes)
+            == (have.name, have.ip_mode, have.alias, have.managed, have.mtu_bytes)
+            and wanted.mac in (b"", self._interface.their_mac)
+            and inode_url.means(wanted.inode_url, self._interface.netns)
+        )
+
+    async def update(self, connection: Connection) -> None:
+        """Compares the interface with the connection's context and applies the difference.
+
+        Raises InvalidRequest for a malformed context, NetlinkError when the kernel refuses or
+        the interface has gone.
+        """
+        wanted = interface_context(connection, self._side)
+        applied, self._applied = self._applied, None
+        if wanted == applied:
+            return  # it was opened with this a moment ago
+        await run_in(None, lambda: self._interface.update(wanted))
+
+
+class KernelMechanism:
+    """Opens kernel interfaces. One per forwarder; close it after the last."""
+
+    type = constants.KERNEL
+
+    def __init__(self, dataplane: KernelPorts) -> None:
+        self._dataplane = dataplane
+        self._drop_filter = DropFilter()
+        self._room = asyncio.Semaphore(_MOST_AT_ONCE)
+
+    def preference(self, connection: Connection) -> ApiMechanism:
+        """Returns an offer without parameters: the endpoint names its interface and its namespace."""
+        return ApiMechanism(cls=constants.LOCAL, type=constants.KERNEL)
+
+    def check(self, mechanism: ApiMechanism, side: Side) -> None:
+        """Raises InvalidRequest when the name or the namespace is missing or malformed.
+
+        Raises MechanismUnsupported for address translation rules, which are not carried out here.
+        """
+        parameters = Kernel.of(mechanism)
+        if parameters is None:
+            raise InvalidRequest(f"mechanism {mechanism.type!r} is not {constants.KERNEL}")
+        interface_name(parameters)
+        if not parameters.inode_url:
+            whose = "the client's preference" if side is Side.CLIENT else "the endpoint's answer"
+            raise InvalidRequest(f"mechanism {constants.KERNEL}: {whose} has no inodeURL")
+        inode_url.parse(parameters.inode_url)
+        if side is Side.ENDPOINT and parameters.iptables_nat_template:
+            raise MechanismUnsupported(
+                f"mechanism {constants.KERNEL}: IPTables4NatTemplate cannot be served",
+                detail="this forwarder runs no iptables",
+            )
+
+    @asynccontextmanager
+    async def open(self, side: Side, connection: Connection) -> AsyncIterator[KernelOpenPort]:
+        """Makes the interface, with its context, and a port over our end of it.
+
+        Undoes both on leaving, whatever the reason; when the pod has gone meanwhile that is quiet.
+        Raises InvalidRequest, NetlinkError or DataplaneError.
+        """
+        self.check(connection.mechanism, side)
+        wanted = interface_context(connection, side)
+        interface = KernelInterface(wanted, connection.network_service, self._drop_filter)
+        try:
+            async with self._room:
+                await run_in(None, interface.create)
+            spec = KernelPortSpec(
+                name=interface.our_name,
+                ifindex=interface.our_index,
+                mode=Mode.IP if wanted.ip_mode else Mode.ETHERNET,
+                mtu_bytes=wanted.mtu_bytes,
+                mac=interface.our_mac,
+                peer_mac=interface.their_mac,
+            )
+            async with self._dataplane.kernel_port(spec) as port:
+                yield KernelOpenPort(port, interface, side)
+        finally:
+            # a thread of its own: neither a second cancellation nor an ended deadline stops it
+            await run_in(None, interface.remove)
+
+    def close(self) -> None:
+        """Gives the filter's descriptor back."""
+        self._drop_filter.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

@@ -1,0 +1,292 @@
+"""Makes, changes and removes the veth pair between a pod and the data plane.
+
+```
+  our namespace                         the pod's namespace
+  <service>-<random>  ---- veth ----    <name from the request>
+  alias veth-server-<id>                alias server-<id>
+  no addresses, no ARP,                 addresses, routes, rules, neighbours
+  arriving frames dropped               MTU, settings
+  after the data plane's tap
+```
+
+Everything here blocks for as long as the kernel works on it, and enters namespaces: it runs on
+threads made for it, never on the event loop's.
+"""
+
+import dataclasses
+import errno
+import logging
+import re
+import secrets
+import string
+import threading
+from collections.abc import Iterable
+from typing import Final
+
+from forwarder.errors import InvalidRequest, NetlinkError
+from forwarder.mechanisms import inode_url, policy_tables
+from forwarder.mechanisms.interface_context import InterfaceContext
+from forwarder.netlink import Channel, Netns, address, ingress, link, neighbour, route, rule, sysctl
+from forwarder.netlink.address import IpInterface
+from forwarder.netlink.link import Link, VethEnd
+from forwarder.netlink.message import Message, Request
+from forwarder.netlink.neighbour import Neighbour
+from forwarder.netlink.route import MAIN_TABLE
+
+log = logging.getLogger(__name__)
+
+_LETTERS: Final = string.ascii_letters + string.digits
+_UNSUITED: Final = re.compile(r"[^A-Za-z0-9_.-]")
+_SERVICE_LETTERS: Final = 10
+
+_tables = threading.Lock()
+"""Held between looking for a free routing table and taking it."""
+
+
+class KernelInterface:
+    """One veth pair. `create`, then any number of `update`, then `remove`, one at a time."""
+
+    def __init__(self, wanted: InterfaceContext, service: str, drop_filter: ingress.DropFilter) -> None:
+        """Makes nothing yet. `service` gives our end the readable half of its name."""
+        stem = _UNSUITED.sub("-", service)[:_SERVICE_LETTERS] or "vwire"
+        filling = link.NAME_BYTES - len(stem) - 1
+        self.our_name: Final = f"{stem}-{''.join(secrets.choice(_LETTERS) for _ in range(filling))}"
+        self.our_mac: Final = link.random_mac()
+        self.our_index = 0
+        self.their_mac: Final = wanted.mac or link.random_mac()
+        self.netns: tuple[int, int] = (0, 0)
+        """Identity of the pod's namespace. It is not held open: when the pod is gone, so is the pair."""
+        self.wanted = wanted
+        self._their_index = 0
+        self._drop_filter = drop_filter
+        self._has_rules = False
+
+    def create(self) -> None:
+        """Makes the pair and gives the pod's end its context.
+
+        A link in the pod's namespace that carries our alias is left over and is deleted first.
+        Raises InvalidRequest when the namespace is not there or the name is taken, NetlinkError
+        when the kernel refuses; `remove` must follow then, too.
+        """
+        wanted = self.wanted
+        with Netns.current() as home, inode_url.open_netns(wanted.inode_url) as pod, Channel() as ours:
+            self.netns = pod.identity
+            pod.enter()
+            with Channel(pod.label) as theirs:
+                self._make_room(theirs)
+                home.enter()
+                self._create_pair(ours, pod)
+                pod.enter()
+                self._set_up(theirs)
+
+    def update(self, wanted: InterfaceContext) -> None:
+        """Makes what is there into what is wanted, touching only what differs, adding before removing.
+
+        Raises NetlinkError (ENODEV) when the interface or its namespace is gone.
+        """
+        with self._open_pod(wanted.inode_url) as pod, Channel() as ours:
+            pod.enter()
+            with Channel(pod.label) as theirs:
+                found = link.parse_all(theirs.execute([link.get(self._their_index)])[0])
+                if not found or found[0].mac != self.their_mac:
+                    raise NetlinkError(f"interface {wanted.name} has left {pod.label}", errno=errno.ENODEV)
+                self.wanted = wanted
+                self._refresh(ours, theirs, found[0])
+
+    def remove(self) -> None:
+        """Takes away whatever of this was made; what is gone already is fine."""
+        if self._has_rules:
+            self._remove_policies()
+        with Channel() as ours:
+            ours.execute([link.delete(self.our_name)])
+
+    def _open_pod(self, url: str) -> Netns:
+        """Opens the pod's namespace again. Raises NetlinkError (ENODEV) when it is another one by now."""
+        pod = inode_url.open_netns(url)
+        if pod.identity != self.netns:
+            pod.close()
+            raise NetlinkError(f"{url} is not the network namespace that it was", errno=errno.ENODEV)
+        return pod
+
+    def _make_room(self, theirs: Channel) -> None:
+        for each in link.parse_all(theirs.execute([link.list_all()])[0]):
+            if each.alias == self.wanted.alias:
+                log.info("deleting link %s (%s), left over in the pod's namespace", each.name, each.alias)
+                theirs.execute([link.delete(each.index)])
+            elif each.name == self.wanted.name:
+                whose = f"a {each.kind or 'network'} link with alias {each.alias!r}" if each.alias else "another link"
+                raise InvalidRequest(
+                    f"cannot create interface {each.name} in {self.wanted.inode_url}",
+                    detail=f"the name is taken by {whose}",
+                )
+
+    def _create_pair(self, ours: Channel, pod: Netns) -> None:
+        wanted = self.wanted
+        end = VethEnd(name=self.our_name, mac=self.our_mac, mtu_bytes=wanted.mtu_bytes)
+        their_end = VethEnd(name=wanted.name, mac=self.their_mac, mtu_bytes=wanted.mtu_bytes)
+        answers = ours.execute(
+            [
+                link.create_veth(end, their_end, pod.fileno()),
+                link.set_alias(self.our_name, wanted.peer_alias),
+                link.no_ipv6_address(self.our_name),
+                link.get(self.our_name),
+            ]
+        )
+        (made,) = link.parse_all(answers[3])
+        self.our_index, self._their_index = made.index, made.peer_index
+        try:
+            sysctl.write(f"ipv6/conf/{self.our_name}/disable_ipv6", "1")
+        except NetlinkError as error:
+            # no address is made up even so; what is left is a report of multicast membership
+            log.debug("%s", error)
+        requests = [link.set_flags(made.index, on=link.IFF_UP | link.IFF_NOARP)]
+        try:
+            requests = self._drop_filter.attach(made.index) + requests
+            ours.execute(requests)
+        except NetlinkError as error:
+            log.warning("frames for %s will reach our own network stack too: %s", self.our_name, error)
+            ours.execute(requests[-1:])
+
+    def _set_up(self, theirs: Channel) -> None:
+        wanted, index = self.wanted, self._their_index
+        self._write_settings()
+        theirs.execute(
+            [
+                link.set_alias(index, wanted.alias),
+                link.set_flags(index, on=link.IFF_UP),
+                *(address.add(index, one) for one in wanted.addresses),
+                *(neighbour.put(index, one) for one in self._neighbours()),
+                *(route.add(index, one) for one in wanted.routes),
+            ]
+        )
+        self._refresh_policies(theirs)
+        self._check_addresses(theirs)
+
+    def _refresh(self, ours: Channel, theirs: Channel, now: Link) -> None:
+        wanted, index = self.wanted, self._their_index
+        if not wanted.managed:
+            return
+        requests: list[Request] = []
+        if now.alias != wanted.alias:
+            requests.append(link.set_alias(index, wanted.alias))
+        if not now.up:
+            requests.append(link.set_flags(index, on=link.IFF_UP))
+        if now.mtu_bytes != wanted.mtu_bytes:
+            ours.execute([link.set_mtu(self.our_name, wanted.mtu_bytes)])
+            requests.append(link.set_mtu(index, wanted.mtu_bytes))
+        theirs.execute(requests)
+        self._write_settings()
+        current = self._current_addresses(theirs)
+        steps = address.changes(wanted.addresses, current)
+        theirs.execute([address.remove(index, one) for one in steps.remove_first])
+        theirs.execute([address.add(index, one) for one in steps.add])
+        self._refresh_neighbours(theirs)
+        self._refresh_routes(theirs)
+        self._refresh_policies(theirs)
+        if steps.remove:
+            theirs.execute([address.remove(index, one) for one in steps.remove])
+            # the kernel takes secondary addresses, and routes, away with the address they hang on
+            again = address.changes(wanted.addresses, self._current_addresses(theirs))
+            theirs.execute([address.add(index, one) for one in again.add])
+            self._refresh_routes(theirs)
+            self._refresh_policies(theirs)
+        self._check_addresses(theirs)
+
+    def _current_addresses(self, theirs: Channel) -> list[IpInterface]:
+        """Returns the addresses of global scope: those that the kernel made for the link are not ours to judge."""
+        answer = theirs.execute([address.list_of(self._their_index)])[0]
+        return [
+            one.interface for one in address.parse_all(answer, self._their_index) if one.scope == address.SCOPE_GLOBAL
+        ]
+
+    def _check_addresses(self, theirs: Channel) -> None:
+        """Makes sure that IPv6 addresses can be used at once, as they were asked for."""
+        if not any(one.version == 6 for one in self.wanted.addresses):
+            return
+        answer = theirs.execute([address.list_of(self._their_index)])[0]
+        for one in address.parse_all(answer, self._their_index):
+            if one.interface in self.wanted.addresses and (one.tentative or one.duplicate):
+                raise NetlinkError(
+                    f"address {one.interface} of {self.wanted.name} is not usable",
+                    errno=errno.EADDRINUSE if one.duplicate else errno.EAGAIN,
+                    detail="somebody else has it" if one.duplicate else "the kernel still looks for duplicates",
+                )
+
+    def _neighbours(self) -> list[Neighbour]:
+        """The neighbours asked for, and in IP mode all peers behind our end of the pair."""
+        own = {one.ip for one in self.wanted.addresses}
+        peers = [Neighbour(ip=ip, mac=self.our_mac, permanent=True) for ip in self.wanted.peers if ip not in own]
+        given = [one for one in self.wanted.neighbours if one.ip not in own]
+        return list({one.ip: one for one in [*given, *peers]}.values())
+
+    def _refresh_neighbours(self, theirs: Channel) -> None:
+        index = self._their_index
+        answer = theirs.execute([neighbour.list_of(index)])[0]
+        steps = neighbour.changes(self._neighbours(), neighbour.parse_ours(answer, index))
+        theirs.execute([neighbour.put(index, one) for one in steps.put])
+        theirs.execute([neighbour.remove(index, ip) for ip in steps.remove])
+
+    def _refresh_routes(self, theirs: Channel) -> None:
+        index = self._their_index
+        answers = theirs.execute(route.list_ours(index=index, table=MAIN_TABLE))
+        current = [one for on, one in route.parse_ours(_flat(answers)) if on == index and one.table == MAIN_TABLE]
+        steps = route.changes(self.wanted.routes, current)
+        theirs.execute([route.add(index, one) for one in steps.add])
+        theirs.execute([route.remove(index, one) for one in steps.remove])
+
+    def _refresh_policies(self, theirs: Channel) -> None:
+        if not self.wanted.policies and not self._has_rules:
+            return
+        self._has_rules = True
+        index = self._their_index
+        with _tables:
+            rules = _flat(theirs.execute(rule.list_all()))
+            routes = _flat(theirs.execute(route.list_all()))
+            tables_with_routes = route.tables_in_use(routes)
+            ours = rule.parse_ours(rules)
+            left_over = policy_tables.orphans(ours, tables_with_routes)
+            theirs.execute([rule.remove(one) for one in left_over])
+            steps = policy_tables.changes(
+                self.wanted.policies,
+                rules=[one for one in ours if one not in left_over],
+                routes=[one for on, one in route.parse_ours(routes) if on == index and one.table != MAIN_TABLE],
+                tables_in_use=tables_with_routes | rule.tables_in_use(rules),
+            )
+            theirs.execute([route.add(index, one) for one in steps.add_routes])
+            theirs.execute([rule.add(one) for one in steps.add_rules])
+            theirs.execute([rule.remove(one) for one in steps.remove_rules])
+            theirs.execute([route.remove(index, one) for one in steps.remove_routes])
+
+    def _remove_policies(self) -> None:
+        try:
+            pod = self._open_pod(self.wanted.inode_url)
+        except (InvalidRequest, NetlinkError) as error:
+            log.debug("no rules to remove: %s", error)  # they went with their namespace
+            return
+        with Netns.current() as home, pod:
+            pod.enter()
+            with Channel(pod.label) as theirs:
+                self.wanted = _without_policies(self.wanted)
+                try:
+                    self._refresh_policies(theirs)
+                except NetlinkError as error:
+                    log.warning("%s", error)
+            home.enter()
+
+    def _write_settings(self) -> None:
+        wanted = self.wanted
+        if not wanted.managed:
+            return
+        sysctl.write("ipv4/ping_group_range", "0 2147483647")
+        if any(one.version == 6 for one in wanted.addresses):
+            sysctl.write(f"ipv6/conf/{wanted.name}/disable_ipv6", "0")
+        if wanted.route_local_net:
+            sysctl.write(f"ipv4/conf/{wanted.name}/route_localnet", "1")
+
+
+def _flat(answers: Iterable[Iterable[Message]]) -> list[Message]:
+    return [message for answer in answers for message in answer]
+
+
+def _without_policies(wanted: InterfaceContext) -> InterfaceContext:
+    return dataclasses.replace(wanted, policies=())
