@@ -19,9 +19,8 @@ from forwarder.dataplane.spec import KernelPortSpec, Mode
 from forwarder.errors import InvalidRequest, MechanismUnsupported
 from forwarder.mechanisms import inode_url
 from forwarder.mechanisms.interface_context import InterfaceContext, interface_context, interface_name
-from forwarder.mechanisms.kernel_interface import KernelInterface
+from forwarder.mechanisms.kernel_interface import KernelInterface, Tools
 from forwarder.netlink import run_in
-from forwarder.netlink.ingress import DropFilter
 
 _MOST_AT_ONCE: Final = 16
 """Interfaces being made at a time: the kernel changes links one by one, so more threads only wait."""
@@ -81,7 +80,7 @@ class KernelMechanism:
 
     def __init__(self, dataplane: KernelPorts) -> None:
         self._dataplane = dataplane
-        self._drop_filter = DropFilter()
+        self._tools = Tools()
         self._room = asyncio.Semaphore(_MOST_AT_ONCE)
 
     def preference(self, connection: Connection) -> ApiMechanism:
@@ -116,7 +115,7 @@ class KernelMechanism:
         """
         self.check(connection.mechanism, side)
         wanted = interface_context(connection, side)
-        interface = KernelInterface(wanted, connection.network_service, self._drop_filter)
+        interface = KernelInterface(wanted, connection.network_service, self._tools)
         try:
             async with self._room:
                 await run_in(None, interface.create)
@@ -136,7 +135,7 @@ class KernelMechanism:
 
     def close(self) -> None:
         """Gives the filter's descriptor back."""
-        self._drop_filter.close()
+        self._tools.drop_filter.close()
 
     def __enter__(self) -> Self:
         return self

@@ -29,6 +29,7 @@ from forwarder.mechanisms.interface_context import InterfaceContext
 from forwarder.netlink import Channel, Netns, address, ingress, link, neighbour, route, rule, sysctl
 from forwarder.netlink.address import IpInterface
 from forwarder.netlink.link import Link, VethEnd
+from forwarder.netlink.link_remover import LinkRemover
 from forwarder.netlink.message import Message, Request
 from forwarder.netlink.neighbour import Neighbour
 from forwarder.netlink.route import MAIN_TABLE
@@ -39,14 +40,21 @@ _LETTERS: Final = string.ascii_letters + string.digits
 _UNSUITED: Final = re.compile(r"[^A-Za-z0-9_.-]")
 _SERVICE_LETTERS: Final = 10
 
-_tables = threading.Lock()
-"""Held between looking for a free routing table and taking it."""
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """What all interfaces share."""
+
+    drop_filter: ingress.DropFilter = dataclasses.field(default_factory=ingress.DropFilter)
+    remover: LinkRemover = dataclasses.field(default_factory=LinkRemover)
+    tables: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+    """Held between looking for a free routing table and taking it."""
 
 
 class KernelInterface:
     """One veth pair. `create`, then any number of `update`, then `remove`, one at a time."""
 
-    def __init__(self, wanted: InterfaceContext, service: str, drop_filter: ingress.DropFilter) -> None:
+    def __init__(self, wanted: InterfaceContext, service: str, tools: Tools) -> None:
         """Makes nothing yet. `service` gives our end the readable half of its name."""
         stem = _UNSUITED.sub("-", service)[:_SERVICE_LETTERS] or "vwire"
         filling = link.NAME_BYTES - len(stem) - 1
@@ -58,7 +66,7 @@ class KernelInterface:
         """Identity of the pod's namespace. It is not held open: when the pod is gone, so is the pair."""
         self.wanted = wanted
         self._their_index = 0
-        self._drop_filter = drop_filter
+        self._tools = tools
         self._has_rules = False
 
     def create(self) -> None:
@@ -97,8 +105,7 @@ class KernelInterface:
         """Takes away whatever of this was made; what is gone already is fine."""
         if self._has_rules:
             self._remove_policies()
-        with Channel() as ours:
-            ours.execute([link.delete(self.our_name)])
+        self._tools.remover.remove(self.our_name)
 
     def _open_pod(self, url: str) -> Netns:
         """Opens the pod's namespace again. Raises NetlinkError (ENODEV) when it is another one by now."""
@@ -109,7 +116,10 @@ class KernelInterface:
         return pod
 
     def _make_room(self, theirs: Channel) -> None:
-        for each in link.parse_all(theirs.execute([link.list_all()])[0]):
+        answer = theirs.execute([link.list_all()])[0]
+        # a host's namespace may have hundreds of links: only those that can matter are decoded
+        marks = (self.wanted.alias.encode(), self.wanted.name.encode())
+        for each in link.parse_all(one for one in answer if any(mark in one.body for mark in marks)):
             if each.alias == self.wanted.alias:
                 log.info("deleting link %s (%s), left over in the pod's namespace", each.name, each.alias)
                 theirs.execute([link.delete(each.index)])
@@ -141,7 +151,7 @@ class KernelInterface:
             log.debug("%s", error)
         requests = [link.set_flags(made.index, on=link.IFF_UP | link.IFF_NOARP)]
         try:
-            requests = self._drop_filter.attach(made.index) + requests
+            requests = self._tools.drop_filter.attach(made.index) + requests
             ours.execute(requests)
         except NetlinkError as error:
             log.warning("frames for %s will reach our own network stack too: %s", self.our_name, error)
@@ -239,7 +249,7 @@ class KernelInterface:
             return
         self._has_rules = True
         index = self._their_index
-        with _tables:
+        with self._tools.tables:
             rules = _flat(theirs.execute(rule.list_all()))
             routes = _flat(theirs.execute(route.list_all()))
             tables_with_routes = route.tables_in_use(routes)
