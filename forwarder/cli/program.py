@@ -1,0 +1,126 @@
+"""What every program does around its work: logging, signals, phases, and how it ends.
+
+A program ends by cancellation: SIGTERM or SIGINT cancels its main task once, and whatever it
+holds unwinds. A second signal cancels the unwinding.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from forwarder import config
+from forwarder.errors import ConfigError, ForwarderError
+from forwarder.observability import log as logs
+
+EXIT_FAILED = 1
+EXIT_MISUSED = 2
+
+_log = logging.getLogger("vwire")
+
+
+class Phases:
+    """Tells start-up as numbered phases with their durations."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began = clock()
+        self._number = 0
+
+    @contextmanager
+    def __call__(self, what: str) -> Iterator[None]:
+        """Wraps one phase; a phase that fails is told as such and the failure goes on."""
+        self._number += 1
+        number, began = self._number, self._clock()
+        try:
+            yield
+        except BaseException:
+            _log.info("phase %d: %s: failed after %s", number, what, self._since(began))
+            raise
+        _log.info("phase %d: %s (%s)", number, what, self._since(began))
+
+    def ready(self, what: str) -> None:
+        """Tells that start-up is over."""
+        _log.info("%s, %s after the start", what, self._since(self._began))
+
+    def _since(self, began: float) -> str:
+        return f"{1000 * (self._clock() - began):.0f} ms"
+
+
+def start(program: str, settings: config.Settings) -> None:
+    """Sets logging up and logs the settings in force and those without effect, once."""
+    logs.set_up(settings.log_level)
+    values = config.effective(settings)
+    _log.info("vwire %s: %s", program, " ".join(f"{name}={value}" for name, value in values.items()))
+    for name, reason in config.ignored(program, os.environ).items():
+        _log.warning("%s is set but has no effect: %s", name, reason)
+
+
+def run(program: str, main: Coroutine[Any, Any, None]) -> None:
+    """Runs a program until it is done or told to end, then exits the process if it failed.
+
+    The exit status is 0 also when a signal ended it: that is how programs are meant to end.
+    """
+    try:
+        asyncio.run(_until_signalled(main))
+    except asyncio.CancelledError:
+        return
+    except Exception as error:  # the last place anything can be caught
+        fail(program, error)
+
+
+async def _until_signalled(main: Coroutine[Any, Any, None]) -> None:
+    loop = asyncio.get_running_loop()
+    task = asyncio.create_task(main, name="main")
+
+    def end(number: signal.Signals) -> None:
+        _log.info("ending on %s", number.name)
+        task.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end, number)
+    loop.add_signal_handler(signal.SIGUSR1, logs.raise_level)
+    loop.add_signal_handler(signal.SIGUSR2, logs.restore_level)
+    await task
+
+
+def need_insecure(program: str, *, insecure: bool) -> None:
+    """Raises ConfigError unless --insecure was given: there is nothing else yet, and it must be said."""
+    if not insecure:
+        raise ConfigError(
+            f"vwire {program} cannot serve or call with TLS yet",
+            hint="say --insecure to use plain text, where everyone who can reach the socket is trusted",
+        )
+
+
+@contextmanager
+def errors_told(program: str) -> Iterator[None]:
+    """Ends the process with one clear line for every error raised inside."""
+    try:
+        yield
+    except ForwarderError as error:
+        fail(program, error)
+
+
+def fail(program: str, error: BaseException) -> NoReturn:
+    """Ends the process: one line for what went wrong, a traceback only when debugging or for a bug."""
+    cause = first_cause(error)
+    expected = isinstance(cause, ForwarderError | OSError)
+    if not expected or logging.getLogger().isEnabledFor(logging.DEBUG):
+        logging.getLogger("vwire").error("vwire %s failed", program, exc_info=error)
+    text = str(cause) if expected else f"{type(cause).__name__}: {cause}"
+    print(f"vwire {program}: error: {text}", file=sys.stderr, flush=True)
+    sys.exit(EXIT_MISUSED if isinstance(cause, ConfigError) else EXIT_FAILED)
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """Returns the error that says most: out of a group, the first of ours, else the first."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    causes = [first_cause(each) for each in error.exceptions]
+    return next((cause for cause in causes if isinstance(cause, ForwarderError)), causes[0])

@@ -1,0 +1,1 @@
+"""How the programs are watched: logs and the live table. Reads; is never called by the rooms below."""

@@ -1,0 +1,58 @@
+"""Logging: one line per event, with the connection it is about, and a level that signals change."""
+
+import logging
+import sys
+from typing import TextIO
+
+from forwarder.connection.current import connection_id
+
+_FORMAT = "%(asctime)s.%(msecs)03d %(levelname)-7s %(name)s%(connection)s: %(message)s"
+_TIME = "%H:%M:%S"
+
+_level = logging.INFO
+
+
+class ConnectionFilter(logging.Filter):
+    """Adds the connection that the running task works for, so that no call has to pass it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Sets `record.connection`; lets everything through."""
+        current = connection_id.get()
+        record.connection = f" [{current}]" if current else ""
+        return True
+
+
+class _ShortNames(logging.Formatter):
+    """Writes logger names without the package's."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.name = record.name.removeprefix("forwarder.")
+        return super().format(record)
+
+
+def set_up(level: str, stream: TextIO | None = None, handler: logging.Handler | None = None) -> None:
+    """Makes the root logger write to `stream` (stderr), or through `handler`, from `level` up."""
+    global _level  # noqa: PLW0603 - the process has one logging configuration
+    _level = logging.getLevelNamesMapping()[level]
+    handler = handler or logging.StreamHandler(stream or sys.stderr)
+    handler.addFilter(ConnectionFilter())
+    handler.setFormatter(_ShortNames(_FORMAT, _TIME))
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(_level)
+    # pyroute2 tells every netlink message at this level.
+    logging.getLogger("pyroute2").setLevel(logging.WARNING)
+
+
+def raise_level() -> None:
+    """Logs everything, until `restore_level`."""
+    logging.getLogger().setLevel(logging.DEBUG)
+    logging.getLogger("vwire").info("logging everything until SIGUSR2")
+
+
+def restore_level() -> None:
+    """Goes back to the configured level."""
+    logging.getLogger("vwire").info("logging from level %s again", logging.getLevelName(_level))
+    logging.getLogger().setLevel(_level)

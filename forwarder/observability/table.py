@@ -1,0 +1,120 @@
+"""A table of vWires: what flows each way, how fast, and what was dropped for which reason.
+
+Rates are differences between two looks at the counters; the first look has none.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rich.table import Table
+from rich.text import Text
+
+_PREFIXES = ("", "k", "M", "G", "T")
+_THOUSAND = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flow:
+    """The counters of one direction."""
+
+    frames: int = 0
+    """Delivered."""
+    bytes: int = 0
+    drops: Mapping[str, int] = field(default_factory=dict)
+    """By reason, those that are not zero."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One vWire at one moment."""
+
+    name: str
+    client: str
+    """`<TYPE>/<interface>` of the client's side."""
+    endpoint: str
+    payload: str
+    state: str
+    forth: Flow
+    """From client to endpoint."""
+    back: Flow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """All vWires at one moment."""
+
+    at: float
+    """Seconds on any steady clock."""
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """The speed of one direction between two looks."""
+
+    frames: float
+    """Per second."""
+    bits: float
+    """Per second."""
+
+
+def rate(before: Flow | None, now: Flow, seconds: float) -> Rate | None:
+    """Returns the speed since `before`; None without an earlier look, or when counters began anew."""
+    if before is None or seconds <= 0 or now.frames < before.frames or now.bytes < before.bytes:
+        return None
+    return Rate(
+        frames=(now.frames - before.frames) / seconds, bits=8 * (now.bytes - before.bytes) / seconds
+    )
+
+
+def quantity(value: float, unit: str = "") -> str:
+    """Writes a number with three digits that count: 1234567 is `1.23M`."""
+    step = 0
+    # 999.5 would be written as 1e+03.
+    while value >= _THOUSAND - 0.5 and step < len(_PREFIXES) - 1:
+        value /= _THOUSAND
+        step += 1
+    digits = f"{value:.0f}" if step == 0 and value == int(value) else f"{value:.3g}"
+    return f"{digits}{_PREFIXES[step]}{unit}"
+
+
+def drops(*flows: Flow) -> str:
+    """Writes the drops of both directions as `reason 3, other 1`, largest first."""
+    total: dict[str, int] = {}
+    for flow in flows:
+        for reason, count in flow.drops.items():
+            total[reason] = total.get(reason, 0) + count
+    told = sorted(((count, reason) for reason, count in total.items() if count), reverse=True)
+    return ", ".join(f"{reason} {count}" for count, reason in told) or "none"
+
+
+def render(now: Look, before: Look | None = None, title: str | None = None) -> Table:
+    """Makes the table of `now`, with rates since `before`."""
+    earlier = {row.name: row for row in before.rows} if before else {}
+    seconds = now.at - before.at if before else 0.0
+    table = Table(title=title, title_justify="left", expand=False)
+    table.add_column("vWire", style="bold", no_wrap=True)
+    table.add_column("client — endpoint")
+    table.add_column("state", no_wrap=True)
+    for arrow in ("→", "←"):
+        table.add_column(f"frames {arrow}", justify="right", no_wrap=True)
+        table.add_column(f"rate {arrow}", justify="right", no_wrap=True)
+    table.add_column("drops")
+    for row in now.rows:
+        was = earlier.get(row.name)
+        lost = drops(row.forth, row.back)
+        table.add_row(
+            row.name,
+            f"{row.client} — {row.endpoint} {row.payload}",
+            Text(row.state, style="green" if row.state == "UP" else "red"),
+            quantity(row.forth.frames),
+            _speed(rate(was.forth if was else None, row.forth, seconds)),
+            quantity(row.back.frames),
+            _speed(rate(was.back if was else None, row.back, seconds)),
+            Text(lost, style="dim" if lost == "none" else "yellow"),
+        )
+    return table
+
+
+def _speed(speed: Rate | None) -> str:
+    return "-" if speed is None else f"{quantity(speed.frames, '/s')} {quantity(speed.bits, 'bit/s')}"
