@@ -62,9 +62,7 @@ def rate(before: Flow | None, now: Flow, seconds: float) -> Rate | None:
     """Returns the speed since `before`; None without an earlier look, or when counters began anew."""
     if before is None or seconds <= 0 or now.frames < before.frames or now.bytes < before.bytes:
         return None
-    return Rate(
-        frames=(now.frames - before.frames) / seconds, bits=8 * (now.bytes - before.bytes) / seconds
-    )
+    return Rate(frames=(now.frames - before.frames) / seconds, bits=8 * (now.bytes - before.bytes) / seconds)
 
 
 def quantity(value: float, unit: str = "") -> str:

@@ -1,0 +1,80 @@
+"""The table of vWires: rates, quantities, drops."""
+
+import pytest
+from rich.console import Console
+
+from forwarder.observability.table import Flow, Look, Rate, Row, drops, quantity, rate, render
+
+
+def row(name="client-0", forth=None, back=None, state="UP"):
+    return Row(
+        name=name,
+        client="KERNEL/nsm-1",
+        endpoint="MEMIF/memif",
+        payload="ETHERNET",
+        state=state,
+        forth=forth or Flow(),
+        back=back or Flow(),
+    )
+
+
+def shown(table):
+    console = Console(width=200, no_color=True)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
+
+
+def test_a_rate_is_the_difference_over_the_time():
+    before, now = Flow(frames=10, bytes=1000), Flow(frames=30, bytes=3500)
+    assert rate(before, now, 2.0) == Rate(frames=10.0, bits=10000.0)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "seconds"),
+    [
+        (None, Flow(frames=1), 1.0),
+        (Flow(frames=1), Flow(frames=2), 0.0),
+        (Flow(frames=9), Flow(frames=2), 1.0),
+    ],
+)
+def test_there_is_no_rate_without_an_earlier_look_at_the_same_counters(before, now, seconds):
+    assert rate(before, now, seconds) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (7, "7"),
+        (0.5, "0.5"),
+        (999, "999"),
+        (999.7, "1k"),
+        (1234567, "1.23M"),
+        (2e10, "20G"),
+        (5e15, "5e+03T"),
+    ],
+)
+def test_quantities_have_three_digits_that_count(value, text):
+    assert quantity(value) == text
+
+
+def test_drops_of_both_directions_are_added_by_reason_largest_first():
+    assert drops(Flow(drops={"no_room": 2, "link_down": 1}), Flow(drops={"link_down": 4})) == "link_down 5, no_room 2"
+    assert drops(Flow(drops={"no_room": 0}), Flow()) == "none"
+
+
+def test_a_row_tells_both_directions_their_rates_and_drops():
+    before = Look(at=10.0, rows=[row(forth=Flow(frames=1000, bytes=100_000))])
+    now = Look(
+        at=12.0,
+        rows=[row(forth=Flow(frames=3000, bytes=300_000), back=Flow(frames=5, drops={"no_room": 3}), state="DOWN")],
+    )
+    text = shown(render(now, before, "mesh"))
+    for part in ("mesh", "client-0", "KERNEL/nsm-1", "MEMIF/memif", "3k", "1k/s", "800kbit/s", "no_room 3", "DOWN"):
+        assert part in text
+
+
+def test_a_vwire_that_is_new_has_no_rate():
+    text = shown(render(Look(at=2.0, rows=[row(forth=Flow(frames=5))]), Look(at=1.0, rows=[])))
+    assert " - " in text
