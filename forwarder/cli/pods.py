@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from forwarder.cli.remains import MARK
-from forwarder.errors import ConfigError
 from forwarder.netlink import Netns, link, run_in
 from forwarder.netlink.channel import Channel
 from forwarder.netlink.netns import remove_name
