@@ -148,7 +148,7 @@ needs-build:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || [ "$$(id -u)" = 0 ] || \
 	  { echo "$(PYTHON): Python 3.11 or newer is needed; name one with PYTHON=..." >&2; exit 1; }
 	@packages=; \
-	command -v cc >/dev/null || packages="$$packages build-essential"; \
+	echo '#include <stdio.h>' | cc -E -x c - >/dev/null 2>&1 || packages="$$packages build-essential"; \
 	command -v $(PYTHON) >/dev/null || packages="$$packages python3"; \
 	$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || packages="$$packages python3-venv"; \
 	$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' \
