@@ -6,7 +6,7 @@ Source: sdk's timeout server.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from forwarder.api.connection_pb2 import Connection, PathSegment
 from forwarder.clock import Clock
@@ -41,20 +41,21 @@ def close_at(connection: Connection, position: Position, request_seconds: float)
 
 
 class ExpiryTimer:
-    """Runs `expired` once, at the time last given to `arm`.
+    """Calls `expired` once, at the time last given to `arm`.
 
-    `expired` is awaited in the timer's own task; it may close the connection that owns the timer.
+    `expired` only starts the Close: that takes its turn after Requests that came before it, so it
+    has to ask `due` again.
     """
 
-    def __init__(self, clock: Clock, expired: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, clock: Clock, expired: Callable[[], None]) -> None:
         self._clock = clock
         self._expired = expired
         self._task: asyncio.Task[None] | None = None
         self.at: float | None = None
-        """When it fires; None while it is not armed."""
+        """When it fires, in seconds since the epoch; None while it is not armed."""
 
     def arm(self, at: float) -> None:
-        """Sets the time, in seconds since the epoch, replacing an earlier one."""
+        """Sets the time, replacing an earlier one."""
         self._stop()
         self.at = at
         self._task = asyncio.create_task(self._run(at), name="expiry")
@@ -65,18 +66,18 @@ class ExpiryTimer:
         return self.at is not None and self._clock.now() >= self.at
 
     async def aclose(self) -> None:
-        """Disarms. The timer's own task may call this while it runs `expired`."""
+        """Disarms."""
         self.at = None
         task = self._stop()
-        if task is not None and task is not asyncio.current_task():
+        if task is not None:
             await asyncio.wait([task])
 
     def _stop(self) -> asyncio.Task[None] | None:
         task, self._task = self._task, None
-        if task is not None and task is not asyncio.current_task():
+        if task is not None:
             task.cancel()
         return task
 
     async def _run(self, at: float) -> None:
         await self._clock.sleep(at - self._clock.now())
-        await self._expired()
+        self._expired()

@@ -171,10 +171,11 @@ async def follow(
     own: Callable[[], Connection | None],
     changed: Callable[[Connection], Awaitable[None]],
 ) -> None:
-    """Calls `changed` with our new view whenever the next hop's events change `own()`, our current one.
+    """Calls `changed` with the next hop's view whenever that would change `own()`, our current one.
 
-    A DELETE makes it DOWN. An initial state equal to ours is no change. Returns at the end of
-    `events`, or when `own()` is None; what `events` raises is raised.
+    A DELETE makes its state DOWN. An initial state equal to ours is no change. `changed` has to
+    `adopt` the view in the connection's turn, as ours may have changed while it waited for it.
+    Returns at the end of `events`, or when `own()` is None; what `events` raises is raised.
     """
     async for event in events:
         for theirs in event.connections.values():
@@ -183,8 +184,7 @@ async def follow(
                 return
             if not concerns(theirs, known):
                 continue
-            view = adopt(theirs, known)
             if event.type == DELETE:
-                view.state = DOWN
-            if view != known:
-                await changed(view)
+                theirs.state = DOWN
+            if adopt(theirs, known) != known:
+                await changed(theirs)

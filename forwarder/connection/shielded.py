@@ -1,7 +1,8 @@
 """Lets clean-up finish although its caller is cancelled or out of time."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -28,3 +29,18 @@ async def shielded(work: Coroutine[Any, Any, T], seconds: float | None) -> T:
     if cancelled is None:
         return task.result()
     raise cancelled from (None if task.cancelled() else task.exception())
+
+
+@asynccontextmanager
+async def undone_on_failure(seconds: float | None) -> AsyncIterator[AsyncExitStack]:
+    """Gives a stack that is unwound, shielded and within `seconds`, when the body fails.
+
+    When the body succeeds, what is on the stack stays as it is: it says how to go back, not how to end.
+    """
+    undo = AsyncExitStack()
+    try:
+        yield undo
+    except BaseException:
+        await shielded(undo.aclose(), seconds)
+        raise
+    undo.pop_all()

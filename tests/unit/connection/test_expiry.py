@@ -1,7 +1,5 @@
 """A connection ends when its caller's token does, less the time a Close needs."""
 
-import asyncio
-
 import pytest
 
 from forwarder.connection.expiry import ExpiryTimer, close_at, expires_at
@@ -45,7 +43,7 @@ class Fired:
         self.times: list[float] = []
         self.timer = ExpiryTimer(self.clock, self.expired)
 
-    async def expired(self) -> None:
+    def expired(self) -> None:
         self.times.append(self.clock.now())
 
 
@@ -85,17 +83,3 @@ async def test_a_closed_timer_does_not_fire_and_leaves_no_task() -> None:
     await fired.clock.advance(100)
     assert fired.times == []
     assert not fired.timer.due
-
-
-async def test_what_it_runs_may_close_the_timer() -> None:
-    clock = TurnedClock(NOW)
-    closed = asyncio.Event()
-
-    async def expired() -> None:
-        await timer.aclose()
-        closed.set()
-
-    timer = ExpiryTimer(clock, expired)
-    timer.arm(NOW + 1)
-    await clock.advance(1)
-    assert closed.is_set()

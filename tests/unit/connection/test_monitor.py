@@ -16,7 +16,7 @@ from forwarder.api.connection_pb2 import (
     MonitorScopeSelector,
     PathSegment,
 )
-from forwarder.connection.monitor import Monitor, Watcher, concerns, follow, next_hop_selector
+from forwarder.connection.monitor import Monitor, Watcher, adopt, concerns, follow, next_hop_selector
 from tests.support.clock import settle
 from tests.support.connections import connection, hops
 
@@ -197,7 +197,8 @@ async def test_changes_of_the_next_hop_become_changes_of_our_view() -> None:
         yield ConnectionEvent(type=UPDATE, connections={"e1": next_hop_view(DOWN, mtu=1400)})
         yield ConnectionEvent(type=DELETE, connections={"e1": next_hop_view(UP, mtu=1300)})
 
-    async def changed(view: Connection) -> None:
+    async def changed(theirs: Connection) -> None:
+        view = adopt(theirs, own)
         changes.append(view)
         own.CopyFrom(view)
 
