@@ -27,3 +27,6 @@ cdef struct flow_t:
     uint64_t out_bytes
     uint64_t bursts
     uint64_t drops[DROP_REASONS]
+
+# A FlowStatistics of what `flow` holds now.
+cdef object flow_snapshot(const flow_t *flow)

@@ -8,6 +8,8 @@ from forwarder.dataplane.frame cimport burst_t
 cdef enum:
     PORT_HOLDS = 1      # unreleased frames stay in the source and are lent again
     PORT_IP = 2         # frames start at the IP header, not at the Ethernet header
+    PORT_EDGE = 4       # wait_fd is an eventfd: each write to it wakes, and it need not be read
+    PORT_UNFENCED = 8   # the peer may miss that we armed: look again a little later
 
 cdef enum:
     PORT_DEAD = 1       # state: broken for good; reason in `fault`
@@ -28,7 +30,8 @@ cdef enum:
 #            (its reason in `flow`). It stops at the first frame for which there is
 #            no room now.
 # arm        Prepares to sleep: asks for a wake-up through wait_fd. Returns 1 if
-#            frames are already there, and then nothing needs to be armed.
+#            frames are already there, and then nothing needs to be armed. May be
+#            called again while armed, to look whether a wake-up was missed.
 # disarm     Back to polling.
 ctypedef uint32_t (*rx_burst_fn)(port_t *port, burst_t *burst, flow_t *flow) noexcept nogil
 ctypedef void (*rx_release_fn)(port_t *port, burst_t *burst, uint32_t n) noexcept nogil
@@ -43,10 +46,12 @@ cdef struct port_t:
     tx_burst_fn tx_burst
     arm_fn arm
     disarm_fn disarm
-    uint32_t flags          # PORT_HOLDS, PORT_IP; fixed once open
+    uint32_t flags          # PORT_HOLDS, ...; fixed once open
     uint32_t state          # PORT_DEAD, PORT_CONNECTED; atomic
     uint32_t fault          # errno or a port kind's own code, why it is dead; atomic
-    int wait_fd             # readable when frames may have come; -1 for none
+    int wait_fd             # readable when frames may have come; -1 for none; atomic
+    int registered_fd       # the runner's: wait_fd as it is in its epoll set; -1 for not at all
+    bint reported           # the runner's: it has told control that the port is dead
     uint64_t kicks          # wake-ups sent to the peer
     uint64_t polls          # rx_burst calls
     uint64_t missed         # frames the source dropped before we saw them (kernel queue full)
@@ -56,5 +61,9 @@ cdef class Port:
     """Owns a port's struct. Port kinds derive from it and set `c` in __cinit__."""
 
     cdef port_t *c
-    cdef readonly object wire       # the Vwire that runs it, or None
+    cdef readonly object wire       # the Vwire or PortIO that runs it, or None
+    cdef public object on_fault     # called with the fault in words, or None
+    cdef bint told                  # on_fault has been called for the present fault
     cdef object __weakref__
+
+    cdef str describe_fault(self, uint32_t fault)

@@ -1,0 +1,78 @@
+"""What the data plane has counted, as plain values. All counts grow from the start and are never reset."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowStatistics:
+    """One direction of a vWire.
+
+    `in_frames` = `out_frames` + the sum of `drops`, to the frame, once nothing is under way.
+    """
+
+    in_frames: int
+    """Frames received from the sending port; a kernel super-frame is one."""
+    in_bytes: int
+    out_frames: int
+    """Those of them that the other port sent, before segmentation."""
+    out_bytes: int
+    bursts: int
+    """How many groups they came in."""
+    drops: Mapping[str, int]
+    """Frames that were not sent, by reason; reasons without any are left out."""
+
+    @property
+    def dropped_frames(self) -> int:
+        """Frames that were received and not sent."""
+        return sum(self.drops.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VwireStatistics:
+    """Both directions of a vWire."""
+
+    name: str
+    a_to_b: FlowStatistics
+    b_to_a: FlowStatistics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortStatistics:
+    """What a port counts for itself."""
+
+    connected: bool
+    polls: int
+    """How often it was asked for frames."""
+    kicks: int
+    """How often it woke its peer."""
+    missed: int
+    """Frames that the kernel had no room to keep for us; no vWire has seen them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStatistics:
+    """One worker thread."""
+
+    vwires: int
+    """How many vWires its plan has."""
+    turns: int
+    """Passes over the active vWires."""
+    sleeps: int
+    """How often it had nothing active and waited."""
+    wakes: int
+    """How often a port's descriptor made a vWire active."""
+    looks: int
+    """How often a sleeping vWire was looked at, in case its peer's wake-up was lost."""
+    rescues: int
+    """How many of those looks found frames."""
+    changes: int
+    """How many changes of its plan it has adopted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataplaneStatistics:
+    """Everything at one moment; the parts are read one after the other."""
+
+    vwires: tuple[VwireStatistics, ...]
+    workers: tuple[WorkerStatistics, ...]

@@ -1,0 +1,85 @@
+"""One vWire: receive a burst from A, give it to B; then B to A."""
+
+from forwarder.dataplane.allocation cimport ALLOCATED_VWIRE, allocate, release
+from forwarder.dataplane.counters cimport DROP_NO_ROOM, flow_snapshot, flow_t
+from forwarder.dataplane.frame cimport burst_t
+from forwarder.dataplane.port cimport PORT_HOLDS, Port, port_t
+
+from forwarder.dataplane.statistics import VwireStatistics
+
+
+cdef uint32_t lane_turn(lane_t *lane, burst_t *burst, uint64_t now, uint64_t stall_limit_ns) noexcept nogil:
+    """Moves one burst one way.
+
+    What the sink did not take stays with a source that holds, and counts as received only once it
+    has left the source.
+    """
+    cdef port_t *source = lane.source
+    cdef flow_t *flow = &lane.flow
+    cdef uint64_t received_before = flow.in_frames
+    cdef uint64_t n_bytes = 0
+    cdef uint32_t n, taken, gone, i
+    cdef uint32_t did = 0
+    n = source.rx_burst(source, burst, flow)
+    if n == 0:
+        # A sink that was given up stays so until it takes frames again.
+        return TURN_WORKED if flow.in_frames != received_before else 0
+    taken = lane.sink.tx_burst(lane.sink, burst, 0, flow)
+    gone = n
+    if taken == n:
+        lane.stalled_since_ns = 0
+    elif source.flags & PORT_HOLDS:
+        if taken or lane.stalled_since_ns == 0:
+            lane.stalled_since_ns = now
+        if now - lane.stalled_since_ns < stall_limit_ns:
+            gone = taken
+            did = TURN_STALLED
+    for i in range(gone):
+        n_bytes += burst.frames[i].length
+    flow.in_frames += gone
+    flow.in_bytes += n_bytes
+    flow.drops[<int>DROP_NO_ROOM] += gone - taken
+    flow.bursts += 1
+    source.rx_release(source, burst, gone)
+    if flow.in_frames != received_before:
+        did |= TURN_WORKED
+    return did
+
+
+cdef uint32_t vwire_turn(vwire_t *wire, burst_t *burst, uint64_t now, uint64_t stall_limit_ns) noexcept nogil:
+    cdef uint32_t did = lane_turn(&wire.a_to_b, burst, now, stall_limit_ns)
+    return did | lane_turn(&wire.b_to_a, burst, now, stall_limit_ns)
+
+
+cdef class Vwire:
+    """The virtual wire between two ports. A worker runs it while it is in that worker's plan."""
+
+    def __cinit__(self, Port a not None, Port b not None, str name=""):
+        self.c = <vwire_t *>allocate(ALLOCATED_VWIRE, sizeof(vwire_t))
+        self.a = a
+        self.b = b
+        self.name = name
+        self.c.a_to_b.source = self.c.b_to_a.sink = a.c
+        self.c.a_to_b.sink = self.c.b_to_a.source = b.c
+
+    def __dealloc__(self):
+        release(ALLOCATED_VWIRE, self.c)
+
+    def __repr__(self):
+        return f"<Vwire {self.name or hex(id(self))}>"
+
+    def statistics(self):
+        """Returns a snapshot of both directions' counters, taken while frames may flow."""
+        return VwireStatistics(
+            name=self.name,
+            a_to_b=flow_snapshot(&self.c.a_to_b.flow),
+            b_to_a=flow_snapshot(&self.c.b_to_a.flow),
+        )
+
+    def refresh(self):
+        """Tells the worker that a port's state changed.
+
+        Returns the generation of the plan from which on nothing of the former state is touched
+        any more; None if no worker runs the vWire.
+        """
+        return None if self.worker is None else self.worker.refresh(self)
