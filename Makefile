@@ -141,7 +141,7 @@ build/.core: $(CORE_SOURCES) $(VENV_READY)
 .venv/.ready: pyproject.toml | needs-build
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install -q --upgrade pip setuptools wheel
-	VWIRE_NO_CORE=1 .venv/bin/python -m pip install -q -e '.[dev]'
+	VWIRE_NO_CORE=1 PYTHONWARNINGS=ignore .venv/bin/python -m pip install -q -e '.[dev]'
 	@touch $@
 
 needs-build:

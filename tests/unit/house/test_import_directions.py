@@ -13,8 +13,8 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("worker", "port_io"),
     ("vwire",),
     ("af_packet", "memif"),
-    ("port", "offload"),
-    ("counters", "umem", "ring", "frame", "checksum"),
+    ("port", "offload", "packet_ring", "memif_abi"),
+    ("counters", "ring", "frame", "checksum", "vlan", "allocation", "event"),
     ("atomics", "linux"),
 )
 KINDS = LEVELS[2]
