@@ -20,9 +20,10 @@ from forwarder.api.nsurl import NetworkServiceURL
 from forwarder.cli import program
 from forwarder.cli.namespace import open_namespace
 from forwarder.cli.options import insecure_flag, settings_flags
+from forwarder.clock import SystemClock
 from forwarder.errors import ConfigError
 from forwarder.mesh.client import Client, describe
-from forwarder.mesh.endpoint import forever
+from forwarder.mesh.endpoint import forever, unsigned_tokens
 
 
 @click.command(name="client", help=__doc__)
@@ -57,7 +58,7 @@ async def run(settings: config.ClientSettings, urls: Sequence[NetworkServiceURL]
             labels=labels(settings),
             dial_timeout_s=settings.dial_timeout,
             request_timeout_s=settings.request_timeout,
-            token_lifetime_s=settings.max_token_lifetime,
+            tokens=unsigned_tokens(settings.name, SystemClock(), settings.max_token_lifetime),
         )
         for number, url in enumerate(urls):
             with phases(f"request {url}"):

@@ -13,7 +13,7 @@ expires, and what the first hop says about it is followed.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from forwarder.api import constants
 from forwarder.api.connection_pb2 import DOWN, Connection, State
@@ -27,9 +27,10 @@ from forwarder.connection.monitor import follow, next_hop_selector
 from forwarder.connection.refresh import keep_fresh
 from forwarder.connection.shielded import shielded
 from forwarder.errors import ForwarderError, InvalidRequest, NextHopError
-from forwarder.mesh.endpoint import interface_name
+from forwarder.mesh.endpoint import interface_name, unsigned_tokens, vouch
 from forwarder.netlink import Netns
-from forwarder.rpc import NextHop, dial
+from forwarder.rpc import Channel, NextHop, dial
+from forwarder.security import TokenMetadata, TokenSource
 
 MECHANISMS = (constants.KERNEL, constants.MEMIF)
 MONITOR_RETRY_S = 1.0
@@ -100,18 +101,22 @@ class Client:
         labels: Mapping[str, str] | None = None,
         dial_timeout_s: float = 5.0,
         request_timeout_s: float = 15.0,
-        token_lifetime_s: float = 600.0,
+        tokens: TokenSource | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """Borrows `netns`. `labels` are added to those of each URL, which win."""
+        """Borrows `netns`. `labels` are added to those of each URL, which win.
+
+        Without `tokens` the client vouches for itself by unsigned ones, which only an insecure
+        mesh takes.
+        """
         self.name = name
         self._connect_to = connect_to
         self._netns = netns
         self._labels = dict(labels or {})
         self._dial_timeout_s = dial_timeout_s
         self._request_timeout_s = request_timeout_s
-        self._token_lifetime_s = token_lifetime_s
         self._clock = clock or SystemClock()
+        self._tokens = tokens or unsigned_tokens(name, self._clock)
 
     @asynccontextmanager
     async def vwire(self, url: NetworkServiceURL, number: int) -> AsyncIterator[ClientVwire]:
@@ -169,14 +174,17 @@ class Client:
         request.connection.path.path_segments.add(name=self.name, id=request.connection.id)
         return request
 
+    def _dial(self) -> AbstractAsyncContextManager[Channel]:
+        credentials = TokenMetadata(self._tokens)
+        return dial(self._connect_to, timeout_s=self._dial_timeout_s, credentials=credentials)
+
     def _netns_url(self) -> str:
         return f"file:///proc/self/fd/{self._netns.fileno()}"
 
     async def _request(self, request: NetworkServiceRequest) -> Connection:
         """Sends a Request after vouching for our own segment anew."""
-        own = request.connection.path.path_segments[0]
-        own.expires.FromNanoseconds(int((self._clock.now() + self._token_lifetime_s) * 1e9))
-        async with dial(self._connect_to, timeout_s=self._dial_timeout_s) as channel:
+        vouch(request.connection.path.path_segments[0], self._tokens.token(None))
+        async with self._dial() as channel:
             return await NextHop(channel).request(request, timeout_s=self._request_timeout_s)
 
     async def _keep_fresh(self, vwire: ClientVwire) -> None:
@@ -199,7 +207,7 @@ class Client:
         while True:
             try:
                 async with (
-                    dial(self._connect_to, timeout_s=self._dial_timeout_s) as channel,
+                    self._dial() as channel,
                     NextHop(channel).monitor(next_hop_selector(vwire.connection)) as events,
                 ):
                     await follow(events, lambda: vwire.connection, changed)
@@ -211,7 +219,7 @@ class Client:
         """Closes, with a deadline of its own and in spite of cancellation; a failure is logged."""
 
         async def close() -> None:
-            async with dial(self._connect_to, timeout_s=self._dial_timeout_s) as channel:
+            async with self._dial() as channel:
                 await NextHop(channel).close(connection, timeout_s=self._request_timeout_s)
 
         try:

@@ -26,7 +26,13 @@ from types import TracebackType
 from typing import Self
 
 from forwarder.api import constants
-from forwarder.api.connection_pb2 import Connection, ConnectionEvent, Mechanism, MonitorScopeSelector
+from forwarder.api.connection_pb2 import (
+    Connection,
+    ConnectionEvent,
+    Mechanism,
+    MonitorScopeSelector,
+    PathSegment,
+)
 from forwarder.api.connectioncontext_pb2 import DNSConfig
 from forwarder.api.mechanisms import Kernel
 from forwarder.api.networkservice_pb2 import NetworkServiceRequest
@@ -40,6 +46,7 @@ from forwarder.errors import InvalidRequest, MechanismUnsupported
 from forwarder.mesh.ipam import PointToPointIpam
 from forwarder.netlink import Netns
 from forwarder.rpc import Call
+from forwarder.security import Token, TokenSource, UnsignedTokens, received
 
 Refresh = Callable[[Connection], Awaitable[None] | None]
 """Called with each repeated Request's connection, to fill it in again."""
@@ -72,17 +79,21 @@ class Endpoint:
         mechanisms: Mapping[str, Extension],
         extensions: Sequence[Extension] = (),
         payload: str = constants.ETHERNET,
-        token_lifetime_s: float = TOKEN_LIFETIME_S,
+        tokens: TokenSource | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """Takes the extension of each mechanism type that is served, called after all others."""
+        """Takes the extension of each mechanism type that is served, called after all others.
+
+        Without `tokens` the endpoint vouches for itself by unsigned ones, which only an insecure
+        mesh takes.
+        """
         self.name = name
         self._services = frozenset(services)
         self._mechanisms = mechanisms
         self._extensions = extensions
         self._payload = payload
-        self._token_lifetime_s = token_lifetime_s
         self._clock = clock or SystemClock()
+        self._tokens = tokens or unsigned_tokens(name, self._clock)
         self._table: ConnectionTable[_Held] = ConnectionTable()
         self._monitor = Monitor()
 
@@ -106,6 +117,8 @@ class Endpoint:
         """
         connection = copy(request.connection)
         position = paths.advance(connection, self.name, self._table.id_for)
+        if (theirs := received(call.metadata)) is not None and position.caller_index != position.own_index:
+            vouch(connection.path.path_segments[position.caller_index], theirs)
         seconds = call.remaining_s()
 
         async def work(entry: Entry[_Held]) -> Connection:
@@ -160,8 +173,7 @@ class Endpoint:
                     await waiting
         assert entry.held is not None
         paths.trim(connection)
-        own = connection.path.path_segments[position.own_index]
-        own.expires.FromNanoseconds(int((self._clock.now() + self._token_lifetime_s) * 1e9))
+        vouch(connection.path.path_segments[position.own_index], self._tokens.token(None))
         entry.held.timer.arm(expires)
         return connection
 
@@ -198,6 +210,17 @@ class Endpoint:
 
     def _closed(self, connection: Connection) -> None:
         self._monitor.delete(connection.id)
+
+
+def vouch(segment: PathSegment, token: Token) -> None:
+    """Writes a token and its expiry into a path segment."""
+    segment.token = token.text
+    segment.expires.FromNanoseconds(token.expires)
+
+
+def unsigned_tokens(name: str, clock: Clock, lifetime_s: float = TOKEN_LIFETIME_S) -> UnsignedTokens:
+    """Returns the tokens of a member of an insecure mesh."""
+    return UnsignedTokens(identity=f"spiffe://insecure/{name}", lifetime_s=lifetime_s, now=clock.now)
 
 
 # Extensions -----------------------------------------------------------------------------------
