@@ -23,6 +23,10 @@ class Background:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        """Closes."""
+        await self.aclose()
+
+    async def aclose(self) -> None:
         """Cancels every task and waits for it."""
         while self._tasks:
             for task in self._tasks:

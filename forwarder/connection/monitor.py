@@ -12,7 +12,7 @@ Source: NSM connection.proto `MonitorConnection`; sdk's monitor server and clien
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 from forwarder.api.connection_pb2 import (
     DELETE,
@@ -121,7 +121,7 @@ class Monitor:
         for watcher in self._watchers:
             watcher.delete(view)
 
-    async def watch(self, selector: MonitorScopeSelector) -> AsyncIterator[ConnectionEvent]:
+    async def watch(self, selector: MonitorScopeSelector) -> AsyncGenerator[ConnectionEvent, None]:
         """Yields INITIAL_STATE_TRANSFER, then UPDATE and DELETE as they come, until the reader leaves."""
         watcher = Watcher(selector, self._known)
         self._watchers.add(watcher)

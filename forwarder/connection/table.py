@@ -157,13 +157,19 @@ class ConnectionTable(Generic[T]):
         Raises what undoing a part raised, after every part was tried.
         """
         async with self.turn(connection_id) as entry:
-            connection = entry.connection
-            if connection is None:
-                return
-            try:
-                await entry.close()
-            finally:
-                closed(connection)
+            await self.close_entry(entry, closed)
+
+    async def close_entry(
+        self, entry: Entry[T], closed: Callable[[Connection], None] = lambda _connection: None
+    ) -> None:
+        """Does what `close` does, for an event that has its turn already."""
+        connection = entry.connection
+        if connection is None:
+            return
+        try:
+            await entry.close()
+        finally:
+            closed(connection)
 
     async def close_all(self, closed: Callable[[Connection], None] = lambda _connection: None) -> None:
         """Closes every connection, side by side. Failures are logged."""

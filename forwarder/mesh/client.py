@@ -23,7 +23,7 @@ from forwarder.api.nsurl import NetworkServiceURL
 from forwarder.api.path import copy
 from forwarder.clock import Clock, SystemClock
 from forwarder.connection import current
-from forwarder.connection.monitor import follow, next_hop_selector
+from forwarder.connection.monitor import adopt, follow, next_hop_selector
 from forwarder.connection.refresh import keep_fresh
 from forwarder.connection.shielded import shielded
 from forwarder.errors import ForwarderError, InvalidRequest, NextHopError
@@ -201,8 +201,8 @@ class Client:
         """Listens to what the first hop says about the vWire, for as long as it lasts."""
         current.connection_id.set(vwire.name)
 
-        async def changed(connection: Connection) -> None:
-            vwire.replace(connection)
+        async def changed(theirs: Connection) -> None:
+            vwire.replace(adopt(theirs, vwire.connection))
 
         while True:
             try:

@@ -20,7 +20,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -39,6 +39,7 @@ from forwarder.api.networkservice_pb2 import NetworkServiceRequest
 from forwarder.api.path import copy
 from forwarder.clock import Clock, SystemClock
 from forwarder.connection import path as paths
+from forwarder.connection.background import Background
 from forwarder.connection.expiry import ExpiryTimer, close_at
 from forwarder.connection.monitor import Monitor
 from forwarder.connection.table import ConnectionTable, Entry
@@ -96,6 +97,7 @@ class Endpoint:
         self._tokens = tokens or unsigned_tokens(name, self._clock)
         self._table: ConnectionTable[_Held] = ConnectionTable()
         self._monitor = Monitor()
+        self._background = Background()
 
     async def __aenter__(self) -> Self:
         return self
@@ -104,6 +106,7 @@ class Endpoint:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._table.close_all(self._closed)
+        await self._background.aclose()
 
     def __len__(self) -> int:
         """Returns how many connections are established."""
@@ -140,8 +143,9 @@ class Endpoint:
     async def monitor(self, selector: MonitorScopeSelector, call: Call) -> AsyncGenerator[ConnectionEvent, None]:
         """Yields what happens to the connections within `selector`."""
         del call
-        async for event in self._monitor.watch(selector):
-            yield event
+        async with aclosing(self._monitor.watch(selector)) as events:
+            async for event in events:
+                yield event
 
     async def _establish(
         self,
@@ -180,11 +184,14 @@ class Endpoint:
     async def _enter(self, entry: Entry[_Held], connection: Connection) -> None:
         """Runs the extensions for a new connection, keeping them on its stack."""
 
-        async def expired() -> None:
-            held = entry.held
-            if held is not None and held.timer.due:
-                _log.info("the caller did not refresh in time")
-                await self._table.close(entry.id, self._closed)
+        async def close_if_due() -> None:
+            async with self._table.turn(entry.id) as now:
+                if now.held is held and held.timer.due:
+                    _log.info("the caller did not refresh in time")
+                    await self._table.close_entry(now, self._closed)
+
+        def expired() -> None:
+            self._background.start(close_if_due(), f"expiry of {entry.id}")
 
         held = _Held(timer=ExpiryTimer(self._clock, expired))
         entry.stack.push_async_callback(held.timer.aclose)

@@ -39,7 +39,7 @@ async def test_the_first_event_is_the_initial_transfer_even_if_empty() -> None:
     assert said(await anext(stream)) == (UPDATE, ["f1"])
     monitor.delete("f1")
     assert said(await anext(stream)) == (DELETE, ["f1"])
-    await stream.aclose()  # type: ignore[attr-defined]
+    await stream.aclose()
     assert monitor.watchers == 0
 
 
