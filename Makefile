@@ -110,7 +110,7 @@ test-sanitize: needs-test build/.sanitized    ## the core under ASan and UBSan
 lint: build    ## ruff, cython-lint, mypy, stubtest, import directions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/cython-lint src_ext
+	PATH="$(abspath $(BIN)):$$PATH" cython-lint src_ext
 	$(BIN)/mypy
 	$(BIN)/python -m tests.support.stubs
 	$(BIN)/lint-imports
