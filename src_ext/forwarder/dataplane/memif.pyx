@@ -9,9 +9,7 @@ the slots of the peer, or into our own, and publishes a burst with one store.
 """
 
 import os
-from errno import EBUSY, EINVAL, ENOSPC
-
-from libc.errno cimport errno
+from libc.errno cimport EBUSY, EINVAL, ENOSPC, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 

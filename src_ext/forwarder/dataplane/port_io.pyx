@@ -1,9 +1,7 @@
 """Driving a port from Python, without a worker: for applications at the end of a vWire, and for tests."""
 
-from errno import EBADF, EINVAL
-
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.errno cimport errno
+from libc.errno cimport EBADF, EINVAL, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 

@@ -1,0 +1,3 @@
+DROP_SENTENCES: dict[str, str]
+
+def drop_name(reason: int) -> str: ...
