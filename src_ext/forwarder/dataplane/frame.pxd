@@ -6,7 +6,7 @@ cdef enum:
     BURST_FRAMES = 64       # most frames in one burst
     BURST_SEGMENTS = 1024   # most further segments of all its frames together
     FRAME_SEGMENTS = 64     # most segments of one frame
-    FRAME_BYTES_MAX = 65550 # longest frame: a 64 KiB packet behind an Ethernet header
+    FRAME_BYTES_MAX = 65550     # longest frame: a 64 KiB packet behind an Ethernet header
 
 # virtio_net_hdr.flags and .gso_type, linux/virtio_net.h
 cdef enum:

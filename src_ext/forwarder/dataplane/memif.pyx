@@ -9,8 +9,9 @@ the slots of the peer, or into our own, and publishes a burst with one store.
 """
 
 import os
+
 from libc.errno cimport EBUSY, EINVAL, ENOSPC, errno
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from forwarder.dataplane.allocation cimport (
@@ -742,7 +743,6 @@ cdef class MemifPort(Port):
         A client lends its receive buffers to the server now: the server must have said that it is
         connected, for some wipe the rings until then.
         """
-        cdef uint32_t i
         if self.session is not None or session.port is not None or session.c == NULL:
             raise DataplaneError(f"{self!r} or the session is attached already, or the session is closed", errno=EBUSY)
         if session.server != self.server:
@@ -750,7 +750,7 @@ cdef class MemifPort(Port):
         store_relaxed16(&session.c.rx_ring.flags, MEMIF_RING_MASK_INT)
         if not self.server:
             session.c.tx_end = <uint16_t>(session.c.tx_mask + 1)
-            for i in range(<uint32_t>session.c.rx_mask + 1):
+            while session.c.rx_posted != session.c.rx_mask + 1:
                 post(session.c, session.c.rx_posted)
                 session.c.rx_posted += 1
             store_release16(&session.c.rx_ring.head, session.c.rx_posted)

@@ -1,6 +1,7 @@
 """What every port shows to Python."""
 
 import os
+
 from libc.errno cimport EBUSY
 
 from forwarder.dataplane.atomics cimport load_acquire32, load_relaxed64

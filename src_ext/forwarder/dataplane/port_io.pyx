@@ -7,7 +7,7 @@ from libc.string cimport memcpy, memset
 
 from forwarder.dataplane.allocation cimport ALLOCATED_BURST, allocate, allocate_untouched, release
 from forwarder.dataplane.atomics cimport load_acquire_int
-from forwarder.dataplane.counters cimport DROP_REASONS, flow_snapshot, flow_t
+from forwarder.dataplane.counters cimport flow_snapshot, flow_t
 from forwarder.dataplane.event cimport (
     EPOLL_CLOEXEC,
     EPOLL_CTL_ADD,

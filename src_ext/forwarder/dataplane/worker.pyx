@@ -8,6 +8,7 @@ import atexit
 import os
 import signal
 import threading
+
 from libc.errno cimport EBUSY, ENOENT, ETIMEDOUT, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
