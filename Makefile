@@ -29,7 +29,7 @@ RUN_NEEDS := cc=build-essential ip=iproute2 tc=iproute2 ping=iputils-ping curl=c
 TEST_NEEDS := $(RUN_NEEDS) dpdk-testpmd=dpdk-dev tshark=tshark tcpdump=tcpdump ethtool=ethtool \
 	nsenter=util-linux ps=procps git=git
 
-.PHONY: help run test lint bench build clean docs up down $(SUITES:%=test-%) $(BENCHES:%=bench-%) \
+.PHONY: help run test lint bench build dist clean docs $(SUITES:%=test-%) $(BENCHES:%=bench-%) \
 	needs-build needs-run needs-test needs-root
 
 help:            ## this list
@@ -130,6 +130,10 @@ $(BENCHES:%=bench-%): bench-%: needs-root needs-test build
 # --- Building -------------------------------------------------------------------------------
 
 build: build/.core    ## compile the core in place
+
+dist: | $(VENV_READY)    ## source distribution and wheel, in dist/
+	$(BIN)/python -c 'from setuptools import build_meta; build_meta.build_sdist("dist")' >/dev/null
+	$(BIN)/python -m pip wheel -q --no-deps -w dist dist/vwire-*.tar.gz
 
 build/.core: $(CORE_SOURCES) $(VENV_READY)
 	@mkdir -p build
