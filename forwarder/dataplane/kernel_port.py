@@ -17,7 +17,7 @@ import select
 import socket
 import struct
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -26,7 +26,7 @@ from forwarder.dataplane.link_watch import LinkState, LinkWatch, open_link_watch
 from forwarder.dataplane.linux import bind_packet_socket, refuse_all_frames, steer_fanout
 from forwarder.dataplane.netns import call_in_netns
 from forwarder.dataplane.packet_ring import PacketRing
-from forwarder.dataplane.ring_policy import wants_ring
+from forwarder.dataplane.ring_policy import RING_RATE, wants_ring
 from forwarder.dataplane.spec import KernelPortSpec, Mode
 from forwarder.errors import DataplaneError
 
@@ -89,16 +89,25 @@ class _OpenPort:
 
     port: AfPacketPort
     spec: KernelPortSpec
-    wait: select.epoll | None
-    """What the worker waits for: the socket and the ring's socket. None where rings are off."""
-    group: int | None
+    group: int | None = None
     """The fanout group of its sockets; None until the kernel grants one."""
+    wait: select.epoll | None = None
+    """What the worker waits for while there is a ring: both sockets."""
     stage: _Stage = _Stage.QUEUE
     retired: PacketRing | None = None
     received: int = 0
     """Frames at the last look."""
     looked_at: float = 0.0
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def close_ring(self) -> None:
+        """Closes a ring that is not in use any more."""
+        if self.retired is not None:
+            self.retired.close()
+            self.retired = None
+        if self.wait is not None:
+            self.wait.close()
+            self.wait = None
 
 
 @dataclass(slots=True)
@@ -116,14 +125,17 @@ class KernelPorts:
     `run` looks at the rates, again and again; without it every port receives from its queue.
     """
 
-    def __init__(self, *, qdisc_bypass: bool = True, max_rings: int = 16) -> None:
+    def __init__(self, *, qdisc_bypass: bool = True, max_rings: int = 16, ring_rate: float = RING_RATE) -> None:
         """`max_rings` bounds the kernel memory for rings, 8 MiB each; 0 for none.
+
+        `ring_rate` is the frames per second from which a port is worth one.
 
         `qdisc_bypass`: frames are sent around the queue discipline of our end of the link.
         That is faster, and right while nothing is configured there.
         """
         self._qdisc_bypass = qdisc_bypass
         self._max_rings = max_rings
+        self._ring_rate = ring_rate
         self._watched: dict[tuple[int, int], _Watched] = {}
         self._open: list[_OpenPort] = []
 
@@ -147,13 +159,8 @@ class KernelPorts:
                 raise DataplaneError(
                     f"opening a packet socket on link {spec.name} (index {spec.ifindex})", errno=error.errno or 0
                 ) from error
-            wait = None
-            if self._max_rings:
-                wait = stack.enter_context(closing(select.epoll()))
-                wait.register(sock.fileno(), select.EPOLLIN)
             port = AfPacketPort(
                 sock,
-                sock.fileno() if wait is None else wait.fileno(),
                 spec.name,
                 ip_mode=spec.mode is Mode.IP,
                 mtu_bytes=spec.mtu_bytes,
@@ -161,7 +168,7 @@ class KernelPorts:
                 peer_mac=spec.peer_mac,
                 bypass=self._qdisc_bypass,
             )
-            entry = _OpenPort(port=port, spec=spec, wait=wait, group=_join_group(sock) if wait else None)
+            entry = _OpenPort(port=port, spec=spec, group=_join_group(sock) if self._max_rings else None)
             stack.push_async_callback(_close, entry)
             watch = await stack.enter_async_context(self._watch(spec.netns))
             watch.add(spec.ifindex, lambda state: _follow(port, state))
@@ -187,15 +194,19 @@ class KernelPorts:
             received, since = entry.port.received, entry.looked_at
             rate = (received - entry.received) / (now - since) if since and now > since else 0.0
             entry.received, entry.looked_at = received, now
-            if entry.wait is None or entry.port.error is not None:
-                continue
             async with entry.changing:
-                if entry in self._open:
+                if entry in self._open and entry.port.error is None:
                     await self._step(entry, rate)
 
     async def _step(self, entry: _OpenPort, rate: float) -> None:
         port = entry.port
-        wanted = wants_ring(rate, has_ring=entry.stage is not _Stage.QUEUE, rings=self.rings, max_rings=self._max_rings)
+        wanted = wants_ring(
+            rate,
+            ring_rate=self._ring_rate,
+            has_ring=entry.stage is not _Stage.QUEUE,
+            rings=self.rings,
+            max_rings=self._max_rings,
+        )
         try:
             match entry.stage:
                 case _Stage.QUEUE if wanted and port.connected:
@@ -209,12 +220,10 @@ class KernelPorts:
                     entry.stage = _Stage.LEAVING
                 case _Stage.LEAVING if port.ring is not None and port.ring.empty:
                     entry.retired = port.detach_ring()
+                    port.set_wait_fd(port.socket.fileno())
                     entry.stage = _Stage.RETIRING
-                case _Stage.RETIRING if entry.retired is not None and not port.ring_held:
-                    assert entry.wait is not None
-                    entry.wait.unregister(entry.retired.socket.fileno())
-                    await call_in_netns(None, entry.retired.close, undo=_nothing)
-                    entry.retired = None
+                case _Stage.RETIRING if not port.ring_held:
+                    await call_in_netns(None, entry.close_ring, undo=_nothing)
                     entry.stage = _Stage.QUEUE
         except OSError as error:
             log.warning("ring of link %s: %s", entry.spec.name, error)
@@ -308,9 +317,11 @@ async def _enter_ring(entry: _OpenPort) -> None:
         if group is None:
             return
     ring = await call_in_netns(spec.netns, lambda: _open_ring(spec, group), undo=PacketRing.close)
-    assert entry.wait is not None
+    entry.wait = select.epoll()
+    entry.wait.register(port.socket.fileno(), select.EPOLLIN)
     entry.wait.register(ring.socket.fileno(), select.EPOLLIN)
     port.attach_ring(ring)
+    port.set_wait_fd(entry.wait.fileno())
     entry.stage = _Stage.ENTERING
     await call_in_netns(None, lambda: steer_fanout(port.socket.fileno(), RING_MEMBER), undo=_nothing)
 
@@ -323,8 +334,7 @@ async def _close(entry: _OpenPort) -> None:
 
     def close() -> None:
         entry.port.close()
-        if entry.retired is not None:
-            entry.retired.close()
+        entry.close_ring()
 
     async with entry.changing:
         await call_in_netns(None, close, undo=_nothing)

@@ -530,14 +530,13 @@ cdef uint32_t dropped(int fd) noexcept nogil:
 cdef class AfPacketPort(Port):
     """A port over a bound packet socket, which it owns from then on.
 
-    `socket` has PACKET_VNET_HDR and PACKET_AUXDATA set and does not block. `wait_fd`, borrowed,
-    is readable when the socket is, or a ring that is attached. `mtu_bytes`
+    `socket` has PACKET_VNET_HDR and PACKET_AUXDATA set and does not block. `mtu_bytes`
     bounds what is sent, without Ethernet header and VLAN tag. `mac` and `peer_mac`, six
     bytes each, build the Ethernet header in IP mode. Not connected until `set_link`.
     """
 
     def __cinit__(
-        self, socket not None, int wait_fd, str name, *, bint ip_mode, uint32_t mtu_bytes, bytes mac, bytes peer_mac,
+        self, socket not None, str name, *, bint ip_mode, uint32_t mtu_bytes, bytes mac, bytes peer_mac,
         bint bypass
     ):
         cdef bytes header
@@ -562,7 +561,7 @@ cdef class AfPacketPort(Port):
         self.c.tx_burst = packet_tx_burst
         self.c.arm = packet_arm
         self.c.disarm = packet_disarm
-        self.c.wait_fd = wait_fd
+        self.c.wait_fd = self.packet.fd
 
     def set_link(self, bint up):
         """Says whether frames can pass; control hears of it from the kernel."""
@@ -607,6 +606,12 @@ cdef class AfPacketPort(Port):
         ring.ring.phase = RING_ENTERING
         self.ring = ring
         store_ring(&self.packet.ring, &ring.ring, __ATOMIC_RELEASE)
+
+    def set_wait_fd(self, int fd):
+        """Makes `fd`, borrowed, what the worker waits for: readable when the queue has frames, or the ring."""
+        __atomic_store_n(<uint32_t *>&self.c.wait_fd, <uint32_t>fd, __ATOMIC_RELEASE)
+        if self.wire is not None:
+            self.wire.refresh()
 
     def settle_ring(self):
         """Lends from the ring only. The kernel fills nothing else, and the queue is all but empty."""
