@@ -61,6 +61,7 @@ class Dataplane:
         async with AsyncExitStack() as stack:
             for control in self._controls:
                 await stack.enter_async_context(control.running())
+            await stack.enter_async_context(self._kernel_ports.running())
             self._stack = stack.pop_all()
         return self
 

@@ -122,7 +122,7 @@ class _Watched:
 class KernelPorts:
     """Opens ports over kernel links, and gives the busy ones rings. One per data plane.
 
-    `run` looks at the rates, again and again; without it every port receives from its queue.
+    While `running` it looks at their rates every second; otherwise every port receives from its queue.
     """
 
     def __init__(self, *, qdisc_bypass: bool = True, max_rings: int = 16, ring_rate: float = RING_RATE) -> None:
@@ -138,6 +138,7 @@ class KernelPorts:
         self._ring_rate = ring_rate
         self._watched: dict[tuple[int, int], _Watched] = {}
         self._open: list[_OpenPort] = []
+        self._any_open = asyncio.Event()
 
     @property
     def rings(self) -> int:
@@ -176,12 +177,30 @@ class KernelPorts:
             if port.error is not None:
                 raise port.error
             self._open.append(entry)
-            stack.callback(self._open.remove, entry)
+            self._any_open.set()
+            stack.callback(self._forget, entry)
             yield port
 
-    async def run(self, *, interval_s: float = LOOK_INTERVAL_S) -> None:
-        """Looks at the ports' rates every `interval_s`, until cancelled."""
+    def _forget(self, entry: _OpenPort) -> None:
+        self._open.remove(entry)
+        if not self._open:
+            self._any_open.clear()
+
+    @asynccontextmanager
+    async def running(self, *, interval_s: float = LOOK_INTERVAL_S) -> AsyncIterator[None]:
+        """Looks at the ports' rates every `interval_s`, as long as the context lasts and there are ports."""
+        task = asyncio.create_task(self._run(interval_s), name="kernel ports")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            if not task.cancelled():
+                task.result()
+
+    async def _run(self, interval_s: float) -> None:
         while True:
+            await self._any_open.wait()
             await asyncio.sleep(interval_s)
             await self.look(asyncio.get_running_loop().time())
 

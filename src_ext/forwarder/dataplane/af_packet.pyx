@@ -11,9 +11,19 @@ The kernel takes the outer VLAN tag out of a received frame and puts it into met
 
 from libc.errno cimport EAGAIN, EINTR, EINVAL, EMSGSIZE, ENETDOWN, ENOBUFS, ENODEV, ENOMEM, ENXIO, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
-from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
+from forwarder.dataplane.allocation cimport ALLOCATED_PACKET_PORT, allocate, release
+from forwarder.dataplane.atomics cimport (
+    clear_bits32,
+    exchange_ptr,
+    full_fence,
+    load_acquire32,
+    load_acquire_ptr,
+    set_bits32,
+    store_release32,
+    store_release_int,
+)
 from forwarder.dataplane.counters cimport (
     DROP_BAD_OFFLOAD,
     DROP_LINK_DOWN,
@@ -74,26 +84,11 @@ from forwarder.dataplane.packet_ring cimport (
 from forwarder.dataplane.port cimport PORT_CONNECTED, PORT_DEAD, PORT_HOLDS, PORT_IP, Port, port_t
 from forwarder.dataplane.vlan cimport VLAN_TAG_BYTES, VLAN_TPID, vlan_push
 
-cdef extern from * nogil:
-    enum:
-        __ATOMIC_ACQUIRE
-        __ATOMIC_RELEASE
-        __ATOMIC_ACQ_REL
-        __ATOMIC_SEQ_CST
-    uint32_t __atomic_load_n(const uint32_t *word, int order)
-    packet_ring_t *load_ring "__atomic_load_n"(packet_ring_t *const *place, int order)
-    void store_ring "__atomic_store_n"(packet_ring_t **place, packet_ring_t *ring, int order)
-    void __atomic_thread_fence(int order)
-    uint32_t __atomic_or_fetch(uint32_t *word, uint32_t bits, int order)
-    uint32_t __atomic_and_fetch(uint32_t *word, uint32_t bits, int order)
-    void __atomic_store_n(uint32_t *word, uint32_t value, int order)
-
 cdef enum:
     ETHERNET_HEADER = 14
     ETHERTYPE_IPV4 = 0x0800
     ETHERTYPE_IPV6 = 0x86DD
     ETHERTYPE_VLAN = 0x8100
-    ETHERTYPE_VLAN_SERVICE = 0x88A8
     HEADROOM = 64               # before a received frame, for a VLAN tag
     VECTORS = 3 * BURST_FRAMES + BURST_SEGMENTS     # offload header, Ethernet header, first segment; the others
 
@@ -275,16 +270,16 @@ cdef uint32_t receive_ring(af_packet_t *self, packet_ring_t *ring, burst_t *burs
 
 cdef packet_ring_t *hold_ring(af_packet_t *self) noexcept nogil:
     """Returns the ring, which control leaves mapped until it is let go, or NULL."""
-    cdef packet_ring_t *ring = load_ring(&self.ring, __ATOMIC_ACQUIRE)
+    cdef packet_ring_t *ring = <packet_ring_t *>load_acquire_ptr(<void *const *>&self.ring)
     cdef packet_ring_t *now
     while ring != NULL:
-        store_ring(&self.held, ring, __ATOMIC_RELEASE)
-        __atomic_thread_fence(__ATOMIC_SEQ_CST)
-        now = load_ring(&self.ring, __ATOMIC_ACQUIRE)
+        exchange_ptr(<void **>&self.held, ring)
+        full_fence()
+        now = <packet_ring_t *>load_acquire_ptr(<void *const *>&self.ring)
         if now == ring:
             return ring
         ring = now
-    store_ring(&self.held, NULL, __ATOMIC_RELEASE)
+    exchange_ptr(<void **>&self.held, NULL)
     return NULL
 
 
@@ -300,7 +295,7 @@ cdef uint32_t packet_rx_burst(port_t *port, burst_t *burst, flow_t *flow) noexce
     burst.n_segments = 0
     if ring == NULL:
         return receive_pool(self, burst, flow)
-    phase = __atomic_load_n(&ring.phase, __ATOMIC_ACQUIRE)
+    phase = load_acquire32(&ring.phase)
     if phase == RING_ENTERING:
         # In this order: whatever came before a frame in the ring is in the queue by now.
         ready = ring_ours(ring_slot(ring, 0))
@@ -313,7 +308,7 @@ cdef uint32_t packet_rx_burst(port_t *port, burst_t *burst, flow_t *flow) noexce
             self.strays = False
             n = receive_pool(self, burst, flow)
     if n == 0:
-        store_ring(&self.held, NULL, __ATOMIC_RELEASE)
+        exchange_ptr(<void **>&self.held, NULL)
     return n
 
 
@@ -325,15 +320,12 @@ cdef void packet_rx_release(port_t *port, burst_t *burst, uint32_t n) noexcept n
     if port.flags & PORT_HOLDS:
         ring_give_back(self.held, n)
         self.received += n
-    store_ring(&self.held, NULL, __ATOMIC_RELEASE)
+    exchange_ptr(<void **>&self.held, NULL)
 
 
 cdef bint vlan_tagged(const frame_t *frame) noexcept nogil:
-    cdef uint32_t ethertype
-    if frame.segment_length < ETHERNET_HEADER:
-        return False
-    ethertype = be16(frame.data + 12)
-    return ethertype == ETHERTYPE_VLAN or ethertype == ETHERTYPE_VLAN_SERVICE
+    """Whether the frame may be four bytes longer: a packet socket allows that for 802.1Q tags only."""
+    return frame.segment_length >= ETHERNET_HEADER and be16(frame.data + 12) == ETHERTYPE_VLAN
 
 
 cdef int refuse(const af_packet_t *self, const frame_t *frame) noexcept nogil:
@@ -464,7 +456,7 @@ cdef uint32_t packet_tx_burst(port_t *port, burst_t *burst, uint32_t first, flow
     cdef uint32_t n_vectors
     cdef int reason
     cdef int used
-    if __atomic_load_n(&port.state, __ATOMIC_ACQUIRE) & (PORT_DEAD | PORT_CONNECTED) != PORT_CONNECTED:
+    if load_acquire32(&port.state) & (PORT_DEAD | PORT_CONNECTED) != PORT_CONNECTED:
         flow.drops[<int>DROP_LINK_DOWN] += burst.n_frames - first
         return burst.n_frames - first
     while at < burst.n_frames:
@@ -503,7 +495,7 @@ cdef bint packet_arm(port_t *port) noexcept nogil:
     if ring != NULL:
         # A link that went down leaves an error, which receiving would clear; it would wake us for ever.
         getsockopt(ring.fd, SOL_SOCKET, SO_ERROR, &error, &size)
-        store_ring(&self.held, NULL, __ATOMIC_RELEASE)
+        exchange_ptr(<void **>&self.held, NULL)
     look.fd = port.wait_fd
     look.events = POLLIN
     look.revents = 0
@@ -540,9 +532,7 @@ cdef class AfPacketPort(Port):
         bint bypass
     ):
         cdef bytes header
-        self.packet = <af_packet_t *>calloc(1, sizeof(af_packet_t))
-        if self.packet == NULL:
-            raise MemoryError
+        self.packet = <af_packet_t *>allocate(ALLOCATED_PACKET_PORT, sizeof(af_packet_t))
         self.c = &self.packet.port
         self.socket = socket
         self.name = name
@@ -566,16 +556,17 @@ cdef class AfPacketPort(Port):
     def set_link(self, bint up):
         """Says whether frames can pass; control hears of it from the kernel."""
         if up:
-            __atomic_or_fetch(&self.c.state, PORT_CONNECTED, __ATOMIC_RELEASE)
+            set_bits32(&self.c.state, PORT_CONNECTED)
         else:
-            __atomic_and_fetch(&self.c.state, ~<uint32_t>PORT_CONNECTED, __ATOMIC_RELEASE)
+            clear_bits32(&self.c.state, PORT_CONNECTED)
 
     def fail(self, error not None):
         """Declares the port dead for the reason that `error`, a DataplaneError, gives."""
         self.error = error
-        __atomic_store_n(&self.c.fault, <uint32_t>error.errno, __ATOMIC_RELEASE)
-        __atomic_or_fetch(&self.c.state, PORT_DEAD, __ATOMIC_RELEASE)
+        store_release32(&self.c.fault, <uint32_t>error.errno)
+        set_bits32(&self.c.state, PORT_DEAD)
         self.set_link(False)
+        self.tell_fault()
 
     def read_missed(self):
         """Adds what the kernel had no room for, in the queue or the ring, to the port's count, and returns the sum.
@@ -605,35 +596,47 @@ cdef class AfPacketPort(Port):
         """Lends from `ring` too, which it owns from then on: first what is in the queue, then what is in the ring."""
         ring.ring.phase = RING_ENTERING
         self.ring = ring
-        store_ring(&self.packet.ring, &ring.ring, __ATOMIC_RELEASE)
+        exchange_ptr(<void **>&self.packet.ring, &ring.ring)
 
     def set_wait_fd(self, int fd):
         """Makes `fd`, borrowed, what the worker waits for: readable when the queue has frames, or the ring."""
-        __atomic_store_n(<uint32_t *>&self.c.wait_fd, <uint32_t>fd, __ATOMIC_RELEASE)
+        store_release_int(&self.c.wait_fd, fd)
         if self.wire is not None:
             self.wire.refresh()
 
     def settle_ring(self):
         """Lends from the ring only. The kernel fills nothing else, and the queue is all but empty."""
-        __atomic_store_n(&self.ring.ring.phase, RING_STEADY, __ATOMIC_RELEASE)
+        store_release32(&self.ring.ring.phase, RING_STEADY)
 
     def leave_ring(self):
         """Lends what is left in the ring, then from the queue. The kernel fills the ring no more."""
-        __atomic_store_n(&self.ring.ring.phase, RING_LEAVING, __ATOMIC_RELEASE)
+        store_release32(&self.ring.ring.phase, RING_LEAVING)
 
     def detach_ring(self):
         """Takes the ring, which is empty, out of use; it may be closed once `ring_held` is false. Returns it."""
         cdef PacketRing ring = self.ring
         self.read_missed()
         self.ring = None
-        store_ring(&self.packet.ring, NULL, __ATOMIC_RELEASE)
-        __atomic_thread_fence(__ATOMIC_SEQ_CST)
+        exchange_ptr(<void **>&self.packet.ring, NULL)
+        full_fence()
         return ring
 
     @property
     def ring_held(self):
         """Whether the worker is using a ring just now."""
-        return load_ring(&self.packet.held, __ATOMIC_ACQUIRE) != NULL
+        return load_acquire_ptr(<void *const *>&self.packet.held) != NULL
+
+    def __repr__(self):
+        return f"<AfPacketPort {self.name}>"
+
+    cdef str describe_fault(self, uint32_t fault):
+        """Gives the reason that control was told."""
+        return str(self.error)
+
+    def statistics(self):
+        """Returns a snapshot of the port's own counters."""
+        self.read_missed()
+        return Port.statistics(self)
 
     def __dealloc__(self):
-        free(self.packet)
+        release(ALLOCATED_PACKET_PORT, self.packet)

@@ -6,14 +6,8 @@ kernel's documentation (TPACKET_V2).
 
 from libc.stdint cimport uint8_t, uint32_t
 
+from forwarder.dataplane.atomics cimport load_acquire32, store_release32
 from forwarder.dataplane.linux cimport TP_STATUS_KERNEL, TP_STATUS_USER, tpacket2_hdr
-
-cdef extern from * nogil:
-    enum:
-        __ATOMIC_ACQUIRE
-        __ATOMIC_RELEASE
-    uint32_t __atomic_load_n(const uint32_t *word, int order)
-    void __atomic_store_n(uint32_t *word, uint32_t value, int order)
 
 # Which of a port's two sources, the socket's queue and the ring, the kernel fills.
 cdef enum ring_phase_t:
@@ -40,13 +34,13 @@ cdef inline tpacket2_hdr *ring_slot(packet_ring_t *ring, uint32_t i) noexcept no
 
 cdef inline bint ring_ours(const tpacket2_hdr *slot) noexcept nogil:
     """Whether the kernel has put a frame there."""
-    return __atomic_load_n(&slot.tp_status, __ATOMIC_ACQUIRE) & TP_STATUS_USER
+    return load_acquire32(&slot.tp_status) & TP_STATUS_USER
 
 cdef inline void ring_give_back(packet_ring_t *ring, uint32_t n) noexcept nogil:
     """Gives the oldest n slots to the kernel."""
     cdef uint32_t i
     for i in range(n):
-        __atomic_store_n(&ring_slot(ring, i).tp_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE)
+        store_release32(&ring_slot(ring, i).tp_status, TP_STATUS_KERNEL)
     ring.next += n
     if ring.next >= ring.n_slots:
         ring.next -= ring.n_slots
