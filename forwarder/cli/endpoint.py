@@ -1,0 +1,64 @@
+"""Serves a network service: hands out addresses, and answers pings.
+
+Every client gets a pair of addresses of its own. A client with a kernel interface finds one here
+too, in the endpoint's namespace, whose kernel answers. Over memif the program itself answers ARP,
+neighbour discovery and echo requests. The program runs until SIGTERM or Ctrl-C, then ends its
+connections.
+"""
+
+from contextlib import AsyncExitStack
+
+import rich_click as click
+
+from forwarder import config
+from forwarder.api import constants
+from forwarder.api.connectioncontext_pb2 import DNSConfig
+from forwarder.cli import program
+from forwarder.cli.namespace import open_namespace
+from forwarder.cli.options import insecure_flag, settings_flags
+from forwarder.clock import SystemClock
+from forwarder.mesh.endpoint import Endpoint, assigns, forever, kernel_end, tells_dns, unsigned_tokens
+from forwarder.mesh.ipam import PointToPointIpam, Policy
+from forwarder.mesh.memif_app import memif_end
+from forwarder.netlink import Netns
+from forwarder.rpc import monitor_connection, network_service, serve
+
+
+@click.command(name="endpoint", help=__doc__)
+@settings_flags(config.EndpointSettings)
+@insecure_flag
+def command(*, insecure: bool, **flags: str | None) -> None:
+    """Runs `vwire endpoint`."""
+    with program.errors_told("endpoint"):
+        settings = config.load(config.EndpointSettings, flags)
+        program.start("endpoint", settings)
+        ipam = PointToPointIpam(settings.cidr_prefix, Policy(settings.ipam_policy))
+        program.need_insecure("endpoint", insecure=insecure)
+        program.run("endpoint", run(settings, ipam))
+
+
+def icmp_responder(settings: config.EndpointSettings, ipam: PointToPointIpam, netns: Netns) -> Endpoint:
+    """Makes the endpoint that the settings describe, in `netns`."""
+    configs = [DNSConfig(**each) for each in settings.dns_configs]
+    return Endpoint(
+        name=settings.name,
+        services=settings.service_names,
+        payload=settings.payload,
+        mechanisms={constants.KERNEL: kernel_end(netns), constants.MEMIF: memif_end(netns)},
+        extensions=[assigns(ipam), tells_dns(configs)],
+        tokens=unsigned_tokens(settings.name, SystemClock(), settings.max_token_lifetime),
+    )
+
+
+async def run(settings: config.EndpointSettings, ipam: PointToPointIpam) -> None:
+    """Serves until cancelled."""
+    phases = program.Phases()
+    async with AsyncExitStack() as stack:
+        with phases(f"open network namespace {settings.netns or '(our own)'}"):
+            netns = stack.enter_context(open_namespace(settings.netns))
+        with phases(f"serve {', '.join(settings.service_names)} on {settings.listen_on}"):
+            endpoint = await stack.enter_async_context(icmp_responder(settings, ipam, netns))
+            services = [network_service(endpoint), monitor_connection(endpoint)]
+            await stack.enter_async_context(serve(services, [settings.listen_on]))
+        phases.ready("serving")
+        await forever()
