@@ -96,13 +96,16 @@ def test_the_leak_check_names_a_left_thread_and_child() -> None:
     stop = threading.Event()
     thread = threading.Thread(target=stop.wait, name="left-thread")
     thread.start()
-    with subprocess.Popen(["sleep", "60"]) as child:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as child:
+        assert child.stdin
+        assert child.stdout
+        child.stdin.write(b"started")
+        assert child.stdout.read(7) == b"started"
         found = leaks(before, patience_s=0)
-        child.kill()
     stop.set()
     thread.join()
     assert any("left-thread" in line for line in found)
-    assert any("sleep 60" in line for line in found)
+    assert "+ children: cat" in found
     assert leaks(before) == []
 
 
