@@ -1,9 +1,13 @@
 import socket as socket_module
+from typing import Self
+
+from typing_extensions import disjoint_base
 
 from forwarder.dataplane.packet_ring import PacketRing
 from forwarder.dataplane.port import Port
 from forwarder.errors import DataplaneError
 
+@disjoint_base
 class AfPacketPort(Port):
     @property
     def socket(self) -> socket_module.socket: ...
@@ -17,8 +21,8 @@ class AfPacketPort(Port):
     def received(self) -> int: ...
     @property
     def ring_held(self) -> bool: ...
-    def __init__(
-        self,
+    def __new__(
+        cls,
         socket: socket_module.socket,
         name: str,
         *,
@@ -27,7 +31,7 @@ class AfPacketPort(Port):
         mac: bytes,
         peer_mac: bytes,
         bypass: bool,
-    ) -> None: ...
+    ) -> Self: ...
     def set_link(self, up: bool) -> None: ...
     def fail(self, error: DataplaneError) -> None: ...
     def read_missed(self) -> int: ...

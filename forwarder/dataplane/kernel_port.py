@@ -135,7 +135,7 @@ class KernelPorts:
         """
         self._qdisc_bypass = qdisc_bypass
         self._max_rings = max_rings
-        self._ring_rate = ring_rate
+        self.ring_rate = ring_rate
         self._watched: dict[tuple[int, int], _Watched] = {}
         self._open: list[_OpenPort] = []
         self._any_open = asyncio.Event()
@@ -221,7 +221,7 @@ class KernelPorts:
         port = entry.port
         wanted = wants_ring(
             rate,
-            ring_rate=self._ring_rate,
+            ring_rate=self.ring_rate,
             has_ring=entry.stage is not _Stage.QUEUE,
             rings=self.rings,
             max_rings=self._max_rings,

@@ -1,11 +1,13 @@
 import socket as socket_module
+from typing import Self
 
+from typing_extensions import disjoint_base
+
+@disjoint_base
 class PacketRing:
     @property
     def socket(self) -> socket_module.socket: ...
     @property
     def empty(self) -> bool: ...
-    def __init__(
-        self, socket: socket_module.socket, *, block_bytes: int, n_blocks: int, slot_bytes: int
-    ) -> None: ...
+    def __new__(cls, socket: socket_module.socket, *, block_bytes: int, n_blocks: int, slot_bytes: int) -> Self: ...
     def close(self) -> None: ...

@@ -78,9 +78,10 @@ async def kernel_wire(
     mode: Mode = Mode.ETHERNET,
     mtu_bytes: int = 1500,
     qdisc_bypass: bool = True,
+    ring_rate: float = 0,
 ) -> AsyncIterator[KernelWire]:
     """Joins the two pods; `ring`: both ports receive through mapped rings from the start."""
-    ports = KernelPorts(ring_rate=0, qdisc_bypass=qdisc_bypass)
+    ports = KernelPorts(ring_rate=ring_rate, qdisc_bypass=qdisc_bypass)
     async with (
         Dataplane() as dataplane,
         ports.open(pods.spec(0, mode, mtu_bytes)) as a,

@@ -1,0 +1,180 @@
+"""What unmodified programs send arrives: TCP with its offloads on, UDP with segmentation, while ports change."""
+
+import asyncio
+import hashlib
+import random
+import socket
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from forwarder.dataplane.spec import Mode
+from tests.support.frames import stretched
+from tests.support.kernel_wire import LINK, MACS, Pods, kernel_wire, pods
+from tests.support.netns import Netns
+from tests.support.packet_socket import PacketSocket, packet_socket
+
+TRANSFER_BYTES = 100 << 20
+UDP_SEGMENT = 103
+ADDRESSES = {socket.AF_INET: ("10.0.0.1", "10.0.0.2"), socket.AF_INET6: ("2001:db8::1", "2001:db8::2")}
+
+
+@pytest.fixture(scope="module")
+def addressed_pods() -> Iterator[Pods]:
+    with pods(addressed=True) as made:
+        yield made
+
+
+@pytest.fixture(params=[False, True], ids=["queue", "ring"])
+def ring(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture(params=[socket.AF_INET, socket.AF_INET6], ids=["ipv4", "ipv6"])
+def family(request: pytest.FixtureRequest) -> socket.AddressFamily:
+    return socket.AddressFamily(request.param)
+
+
+def send_all(netns: Netns, family: int, address: str, port: int, chunk: bytes, count: int) -> str:
+    """Sends `chunk` `count` times, each time turned by its number, and returns the digest of all."""
+    digest = hashlib.blake2b()
+    with netns.socket(family, socket.SOCK_STREAM) as sock:
+        sock.settimeout(30)
+        sock.connect((address, port))
+        for k in range(count):
+            turned = chunk[k:] + chunk[:k]
+            digest.update(turned)
+            sock.sendall(turned)
+    return digest.hexdigest()
+
+
+def receive_all(listener: socket.socket) -> tuple[str, int]:
+    """Accepts one connection and returns the digest and length of what it sends."""
+    digest = hashlib.blake2b()
+    length = 0
+    listener.settimeout(30)
+    sock, _ = listener.accept()
+    with sock:
+        sock.settimeout(30)
+        while data := sock.recv(1 << 20):
+            digest.update(data)
+            length += len(data)
+    return digest.hexdigest(), length
+
+
+async def transfer(source: Netns, sink: Netns, family: int, address: str, n_bytes: int = TRANSFER_BYTES) -> None:
+    """Sends bytes over TCP and compares their digests."""
+    chunk = random.Random(family).randbytes(1 << 20)
+    with sink.socket(family, socket.SOCK_STREAM) as listener:
+        listener.bind((address, 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        sent, (received, length) = await asyncio.gather(
+            asyncio.to_thread(send_all, source, family, address, port, chunk, n_bytes >> 20),
+            asyncio.to_thread(receive_all, listener),
+        )
+    assert length == n_bytes
+    assert received == sent
+
+
+@pytest.mark.parametrize("mode", [Mode.ETHERNET, Mode.IP], ids=["ethernet", "ip"])
+async def test_100_mb_over_tcp_arrive_whole_both_ways(
+    addressed_pods: Pods, family: socket.AddressFamily, ring: bool, mode: Mode
+) -> None:
+    first, second = ADDRESSES[family]
+    neighbours(addressed_pods)
+    async with kernel_wire(addressed_pods, ring=ring, mode=mode) as wire:
+        await transfer(addressed_pods.a, addressed_pods.b, family, second)
+        await transfer(addressed_pods.b, addressed_pods.a, family, first)
+        statistics = wire.statistics()
+        for flow in (statistics.a_to_b, statistics.b_to_a):
+            assert flow.in_frames == flow.out_frames + flow.dropped_frames
+            assert flow.in_bytes > TRANSFER_BYTES
+            # Whole super-frames: far fewer frames than packets of 1500 bytes, acknowledgements included.
+            assert flow.in_frames < 2 * TRANSFER_BYTES / 1448
+
+
+def neighbours(pods: Pods) -> None:
+    """Tells each pod the other's address, for payload IP carries no ARP and no neighbour discovery.
+
+    On a wire for Ethernet frames they are the right ones too.
+    """
+    for pod, side in ((pods.a, 1), (pods.b, 0)):
+        for addresses in ADDRESSES.values():
+            pod.run("ip", "neigh", "replace", addresses[side], "lladdr", MACS[side].hex(":"), "dev", LINK)
+
+
+def send_segmented(netns: Netns, family: int, address: str, port: int, data: bytes, size: int) -> None:
+    with netns.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.sendmsg([data], [(socket.SOL_UDP, UDP_SEGMENT, struct.pack("=H", size))], 0, (address, port))
+
+
+async def test_datagrams_sent_as_one_arrive_as_many(
+    addressed_pods: Pods, family: socket.AddressFamily, ring: bool
+) -> None:
+    neighbours(addressed_pods)
+    address = ADDRESSES[family][1]
+    data = stretched(b"datagram", 40_000)
+    async with kernel_wire(addressed_pods, ring=ring) as wire:
+        with addressed_pods.b.socket(family, socket.SOCK_DGRAM) as sink:
+            sink.bind((address, 0))
+            sink.settimeout(5)
+            sink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+            before = wire.statistics().a_to_b
+            send_segmented(addressed_pods.a, family, address, sink.getsockname()[1], data, 1200)
+            pieces = [await asyncio.to_thread(sink.recv, 65536) for _ in range(34)]
+        after = wire.statistics().a_to_b
+    assert pieces == [data[i : i + 1200] for i in range(0, len(data), 1200)]
+    assert after.in_bytes - before.in_bytes > len(data)
+    assert after.in_frames - before.in_frames < len(pieces)
+
+
+async def test_super_frames_pass_where_our_end_segments_itself(addressed_pods: Pods) -> None:
+    """Around the queue discipline nothing is segmented; a link without offloads takes frames through it."""
+    hub = addressed_pods.hub
+    off = ("tx", "off", "tso", "off", "gso", "off", "sg", "off")
+    hub.run("ethtool", "-K", "port-b", *off)
+    try:
+        async with kernel_wire(addressed_pods) as wire:
+            await transfer(addressed_pods.a, addressed_pods.b, socket.AF_INET, "10.0.0.2", 8 << 20)
+            flow = wire.statistics().a_to_b
+            assert flow.in_frames == flow.out_frames + flow.dropped_frames
+    finally:
+        hub.run("ethtool", "-K", "port-b", *(word.replace("off", "on") for word in off))
+
+
+def stream(sender: PacketSocket, receiver: PacketSocket, count: int, window: int) -> list[int]:
+    """Sends numbered frames, never more than `window` ahead of what arrived, and returns the numbers that did."""
+    head = MACS[1] + MACS[0] + b"\x88\xb5"
+    arrived: list[int] = []
+    for number in range(count):
+        sender.send(head + struct.pack("!Q", number) + bytes(40))
+        if number - len(arrived) >= window:
+            arrived.append(struct.unpack_from("!Q", receiver.receive()[0], 14)[0])
+    while len(arrived) < count:
+        arrived.append(struct.unpack_from("!Q", receiver.receive()[0], 14)[0])
+    return arrived
+
+
+async def test_no_frame_is_lost_doubled_or_overtaken_while_a_port_changes_to_its_ring_and_back() -> None:
+    count = 60_000
+    with pods() as two_pods:
+        async with kernel_wire(two_pods, ring_rate=1e9) as wire:
+            with packet_socket(two_pods.a, LINK) as a, packet_socket(two_pods.b, LINK) as b:
+                traffic = asyncio.create_task(asyncio.to_thread(stream, a, b, count, 50))
+                now, changes, has_ring = 1.0, 0, False
+                while not traffic.done():
+                    # A rate above all limits, then one below: the port goes all the way there and back.
+                    wire.ports.ring_rate = 0 if changes % 2 == 0 else 1e9
+                    await wire.ports.look(now := now + 1.0)
+                    if has_ring != (wire.ports.rings > 0):
+                        has_ring = not has_ring
+                        changes += 1
+                    await asyncio.sleep(0.002)
+                assert await traffic == list(range(count))
+                assert b.drain() == []
+            assert changes >= 4
+            flow = wire.statistics().a_to_b
+            assert flow.in_frames == flow.out_frames == count
+            assert wire.a.statistics().missed == 0
