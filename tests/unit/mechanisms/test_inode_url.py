@@ -1,5 +1,6 @@
 """Which namespaces a caller can name, and how."""
 
+import contextlib
 import os
 
 import pytest
@@ -64,10 +65,8 @@ def test_a_path_through_the_senders_self_is_refused(path):
 @given(st.text(max_size=60))
 def test_any_text_is_parsed_or_refused(text):
     for url in (text, f"file:///{text}", f"inode://{text}"):
-        try:
+        with contextlib.suppress(InvalidRequest):
             inode_url.parse(url)
-        except InvalidRequest:
-            pass
 
 
 @pytest.mark.parametrize(

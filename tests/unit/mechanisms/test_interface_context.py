@@ -113,7 +113,11 @@ def test_a_shared_vlan_interface_keeps_its_own_context():
     given.context.ip_context.policies.add()
     context = interface_context(given, CLIENT)
     assert not context.managed
-    assert not (context.addresses or context.routes or context.neighbours or context.peers or context.policies)
+    assert not (context.addresses)
+    assert not (context.routes)
+    assert not (context.neighbours)
+    assert not (context.peers)
+    assert not (context.policies)
 
 
 def test_local_networks_are_routed_at_the_endpoint_only():
