@@ -164,13 +164,14 @@ class MemifLink:
 
     async def _connect(self, target: bytes) -> None:
         """Makes one connection after the other."""
+        jitter = random.Random()  # noqa: S311 - it spreads retries, it hides nothing
         pause_s = 0.0
         while not self._stopping.is_set():
             if await self._connect_once(target) >= LASTING_S:
                 pause_s = 0.0
                 continue
             pause_s = min(max(RETRY_FIRST_S, 2 * pause_s), RETRY_LONGEST_S)
-            await self._wait_stopping(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads, hides nothing
+            await self._wait_stopping(pause_s * jitter.uniform(0.5, 1.0))
 
     async def _connect_once(self, target: bytes) -> float:
         """Connects and stays; returns for how many seconds frames could pass."""

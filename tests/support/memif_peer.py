@@ -258,10 +258,11 @@ class _Peer:
     def receive_all(self, count: int, timeout_s: float = 5.0) -> list[bytes]:
         """Waits for `count` frames; returns those that came, fewer when the time is up."""
         deadline = time.monotonic() + timeout_s
+        woken = select.poll()
+        woken.register(self._kick_fd(), select.POLLIN)
         frames = self.receive()
         while len(frames) < count and (left := deadline - time.monotonic()) > 0:
-            ready, _, _ = select.select([self._kick_fd()], [], [], min(left, 0.01))
-            if ready:
+            if woken.poll(min(left * 1000, 10)):
                 os.read(self._kick_fd(), 8)
             frames += self.receive()
         return frames
