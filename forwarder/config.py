@@ -217,6 +217,9 @@ class ForwarderSettings(Settings):
     mechanism_priority: StringList = Field(
         (), description="mechanism types that are offered to the next hop first, in this order, any case (list)"
     )
+    default_payload: Payload = Field(
+        "ETHERNET", description="payload of connections for which nobody has told one: ETHERNET or IP"
+    )
     workers: int = Field(1, ge=1, le=64, description="threads that carry frames")
     worker_cpus: IntegerList = Field((), description="CPUs to pin the workers to, one each: 0,2-4 (list)")
     poll_window: Duration = Field(

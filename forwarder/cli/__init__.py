@@ -8,9 +8,13 @@ it away again.
 """
 
 import importlib
+import os
 from typing import Final
 
 import rich_click as click
+
+# Before gRPC is imported: it would tell on stderr what its transports do.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 COMMANDS: Final[dict[str, str]] = {
     "up": "make a local mesh on this machine and show what flows",

@@ -17,10 +17,10 @@ clients:
   - name: client
     pod: client
     connect: [kernel://web/nsm-1]
-traffic:                            # started when all is connected, runs as long as the mesh
+traffic:                            # started after the checks, runs as long as the mesh
   - vwire: client-0
     run: ping -i 0.5 {dst}
-checks:                             # run one after another; one that fails fails the mesh
+checks:                             # run one after another when all is connected; one that fails fails the mesh
   - name: unmodified ping
     vwire: client-0
     run: ping -c 3 {dst}

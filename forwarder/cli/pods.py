@@ -16,9 +16,12 @@ from forwarder.netlink.channel import Channel
 from forwarder.netlink.netns import remove_name
 
 LAUNCHER = str(Path(__file__).with_name("launch.py"))
+PACKAGE = Path(__file__).parents[1]
 IFF_UP = 1
 OUTPUT_BYTES = 64 * 1024
 """Most of a program's output that is kept."""
+NOT_FOUND = 127
+"""Exit status of a program that cannot be started."""
 PATIENCE_S = 2.0
 """How long a program may take to end on SIGTERM."""
 
@@ -73,7 +76,7 @@ class Pod:
             stderr=asyncio.subprocess.STDOUT,
             pass_fds=(netns,),
             cwd=self._directory,
-            env={**os.environ, MARK: self.mesh, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, MARK: self.mesh, "PYTHONUNBUFFERED": "1", "PYTHONPATH": _python_path()},
             # A Ctrl-C at the terminal is for us; we then end our programs.
             start_new_session=True,
         )
@@ -105,6 +108,11 @@ def own_command(command: Sequence[str]) -> list[str]:
     if command[0] == "python3":
         return [sys.executable, *command[1:]]
     return list(command)
+
+
+def _python_path() -> str:
+    """Returns where a child finds this package, wherever it was started from."""
+    return os.pathsep.join(filter(None, (str(PACKAGE.parent), os.environ.get("PYTHONPATH", ""))))
 
 
 def installed(command: Sequence[str]) -> bool:

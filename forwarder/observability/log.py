@@ -7,6 +7,7 @@ from typing import TextIO
 from forwarder.connection.current import connection_id
 
 _FORMAT = "%(asctime)s.%(msecs)03d %(levelname)-7s %(name)s%(connection)s: %(message)s"
+_SHORT_FORMAT = "%(name)s%(connection)s: %(message)s"
 _TIME = "%H:%M:%S"
 
 _level = logging.INFO
@@ -34,9 +35,11 @@ def set_up(level: str, stream: TextIO | None = None, handler: logging.Handler | 
     """Makes the root logger write to `stream` (stderr), or through `handler`, from `level` up."""
     global _level  # noqa: PLW0603 - the process has one logging configuration
     _level = logging.getLevelNamesMapping()[level]
+    is_plain = handler is None
     handler = handler or logging.StreamHandler(stream or sys.stderr)
     handler.addFilter(ConnectionFilter())
-    handler.setFormatter(_ShortNames(_FORMAT, _TIME))
+    # A handler that was given shows time and level itself.
+    handler.setFormatter(_ShortNames(_FORMAT if is_plain else _SHORT_FORMAT, _TIME))
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)

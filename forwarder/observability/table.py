@@ -76,43 +76,40 @@ def quantity(value: float, unit: str = "") -> str:
     return f"{digits}{_PREFIXES[step]}{unit}"
 
 
-def drops(*flows: Flow) -> str:
-    """Writes the drops of both directions as `reason 3, other 1`, largest first."""
-    total: dict[str, int] = {}
-    for flow in flows:
-        for reason, count in flow.drops.items():
-            total[reason] = total.get(reason, 0) + count
-    told = sorted(((count, reason) for reason, count in total.items() if count), reverse=True)
+def drops(flow: Flow) -> str:
+    """Writes the drops of a direction as `reason 3, other 1`, largest first."""
+    told = sorted(((count, reason) for reason, count in flow.drops.items() if count), reverse=True)
     return ", ".join(f"{reason} {count}" for count, reason in told) or "none"
 
 
 def render(now: Look, before: Look | None = None, title: str | None = None) -> Table:
-    """Makes the table of `now`, with rates since `before`."""
+    """Makes the table of `now`, two lines for a vWire, with rates since `before`."""
     earlier = {row.name: row for row in before.rows} if before else {}
     seconds = now.at - before.at if before else 0.0
     table = Table(title=title, title_justify="left", expand=False)
     table.add_column("vWire", style="bold", no_wrap=True)
-    table.add_column("client — endpoint")
     table.add_column("state", no_wrap=True)
-    for arrow in ("→", "←"):
-        table.add_column(f"frames {arrow}", justify="right", no_wrap=True)
-        table.add_column(f"rate {arrow}", justify="right", no_wrap=True)
-    table.add_column("drops")
+    table.add_column("direction", overflow="fold")
+    for heading in ("frames", "frames/s", "bit/s"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("drops", overflow="fold")
     for row in now.rows:
         was = earlier.get(row.name)
-        lost = drops(row.forth, row.back)
-        table.add_row(
-            row.name,
-            f"{row.client} — {row.endpoint} {row.payload}",
-            Text(row.state, style="green" if row.state == "UP" else "red"),
-            quantity(row.forth.frames),
-            _speed(rate(was.forth if was else None, row.forth, seconds)),
-            quantity(row.back.frames),
-            _speed(rate(was.back if was else None, row.back, seconds)),
-            Text(lost, style="dim" if lost == "none" else "yellow"),
-        )
+        state = Text(row.state, style="green" if row.state == "UP" else "red")
+        forth = _direction(f"{row.client} → {row.endpoint}", row.forth, was.forth if was else None, seconds)
+        back = _direction(f"{row.client} ← {row.endpoint}", row.back, was.back if was else None, seconds)
+        table.add_row(row.name, state, *forth)
+        table.add_row("", Text(row.payload, style="dim"), *back, end_section=True)
     return table
 
 
-def _speed(speed: Rate | None) -> str:
-    return "-" if speed is None else f"{quantity(speed.frames, '/s')} {quantity(speed.bits, 'bit/s')}"
+def _direction(path: str, flow: Flow, before: Flow | None, seconds: float) -> list[str | Text]:
+    speed = rate(before, flow, seconds)
+    lost = drops(flow)
+    return [
+        path,
+        quantity(flow.frames),
+        "-" if speed is None else quantity(speed.frames),
+        "-" if speed is None else quantity(speed.bits),
+        Text(lost, style="dim" if lost == "none" else "yellow"),
+    ]
