@@ -16,12 +16,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bench.programs import running
-from forwarder.api import connection_pb2, networkservice_pb2
+from forwarder.api import connection_pb2, connectioncontext_pb2, networkservice_pb2
 from forwarder.rpc import networkservice_pb2_grpc
 from tests.support.netns import Netns, network_namespaces
 
 SERVICE = "bench"
 KERNEL = "KERNEL"
+MTU_BYTES = 1500
 
 
 def wait_serving(socket: Path, process: subprocess.Popen[str], log: Path, *, limit_s: float = 15) -> None:
@@ -42,7 +43,7 @@ def program(name: str, settings: Mapping[str, str], scratch: Path, netns: Netns)
     """Runs `vwire NAME` in a namespace; `settings` are environment variables, NSM_LISTEN_ON is made here."""
     log = scratch / f"{name}.log"
     environment = os.environ | {"NSM_LISTEN_ON": f"unix://{scratch / name}.sock"} | settings
-    command = netns.argv(sys.executable, "-m", "forwarder", name)
+    command = netns.argv(sys.executable, "-m", "forwarder", name, "--insecure")
     options = {"env": environment, "pass_fds": (netns.fd,), "stdout": subprocess.DEVNULL}
     with running(command, log, **options) as process:
         yield process
@@ -72,6 +73,7 @@ class Domain:
                 id=name,
                 network_service=SERVICE,
                 payload="ETHERNET",
+                context=connectioncontext_pb2.ConnectionContext(MTU=MTU_BYTES),
                 path=connection_pb2.Path(index=0, path_segments=[segment]),
             ),
             mechanism_preferences=[mechanism],
@@ -97,7 +99,11 @@ def domain() -> Iterator[Domain]:
         ) as endpoint,
         program(
             "forwarder",
-            {"NSM_NAME": "bench-forwarder", "NSM_NEXT_HOP": f"unix://{scratch / 'endpoint.sock'}"},
+            {
+                "NSM_NAME": "bench-forwarder",
+                "NSM_NEXT_HOP": f"unix://{scratch / 'endpoint.sock'}",
+                "NSM_MECHANISM_PRIORITY": KERNEL,
+            },
             scratch,
             node,
         ) as forwarder,
