@@ -6,6 +6,7 @@ The shared memory is only kept here, not used: what frames do is tested with the
 import asyncio
 import contextlib
 import os
+import resource
 import socket
 import stat
 import struct
@@ -443,6 +444,26 @@ async def test_a_peer_that_says_nothing_is_sent_away():
         with pytest.raises(PeerRefused, match="handshake"):
             await asyncio.to_thread(control.receive)
         control.close()
+
+
+async def test_a_process_out_of_descriptors_rests_and_goes_on(caplog):
+    async with server("@/vwire/full") as made:
+        crowd = [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(20)]
+        usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+        os.close(lowest := os.dup(0))
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 5, usual[1]))
+            for sock in crowd:
+                sock.connect(unix_address("@/vwire/full"))
+            await asyncio.sleep(0.25)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+        complaints = [record for record in caplog.records if "cannot accept" in record.message]
+        assert 1 <= len(complaints) <= 4
+        with await connect("@/vwire/full"):
+            await made.wait_connected()
+        for sock in crowd:
+            sock.close()
 
 
 async def test_a_thousand_silent_peers_keep_nobody_out():

@@ -145,6 +145,20 @@ async def test_ring_indices_may_wrap(role):
         await settled(running)
 
 
+async def test_a_server_with_four_queues_makes_do_with_one():
+    # The other way round does not work: a DPDK 22.11 client uses queues beyond the rings that the
+    # server takes all the same, and their rings are its first one.
+    address = name("queues")
+    async with (
+        wire_to(MemifPortSpec(role=Role.CLIENT, address=address)) as (peer, port, vwire),
+        started(vdev("server", address), queues=4) as running,
+    ):
+        await port.wait_connected()
+        await echo(peer, frames(100))
+        await counts_match(vwire, 100)
+        await settled(running)
+
+
 @pytest.mark.parametrize("role", ["client", "server"])
 async def test_a_socket_file_works_in_both_roles(tmp_path, role):
     address = str(tmp_path / "memif.sock")

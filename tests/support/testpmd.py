@@ -94,6 +94,7 @@ def running_testpmd(
     cpu: int = 1,
     mode: str = "io",
     eal: tuple[str, ...] = (),
+    queues: int = 1,
 ) -> Iterator[Testpmd]:
     """Runs testpmd with one memif port, `vdev` being its arguments: "role=server,socket=...".
 
@@ -121,6 +122,8 @@ def running_testpmd(
         "-i",
         f"--forward-mode={mode}",
         "--total-num-mbufs=8192",
+        f"--rxq={queues}",
+        f"--txq={queues}",
         "--no-lsc-interrupt",
         "--disable-link-check",  # else it waits nine seconds for the link before it talks
     ]
