@@ -1,11 +1,14 @@
 """Lets clean-up finish although its caller is cancelled or out of time."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 
 async def shielded(work: Coroutine[Any, Any, T], seconds: float | None) -> T:
@@ -36,11 +39,15 @@ async def undone_on_failure(seconds: float | None) -> AsyncIterator[AsyncExitSta
     """Gives a stack that is unwound, shielded and within `seconds`, when the body fails.
 
     When the body succeeds, what is on the stack stays as it is: it says how to go back, not how to end.
+    The body's failure is raised; a failure of undoing goes to the log.
     """
     undo = AsyncExitStack()
     try:
         yield undo
     except BaseException:
-        await shielded(undo.aclose(), seconds)
+        try:
+            await shielded(undo.aclose(), seconds)
+        except Exception:
+            _log.exception("going back was not complete")
         raise
     undo.pop_all()

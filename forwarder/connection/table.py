@@ -143,12 +143,23 @@ class ConnectionTable(Generic[T]):
         (RESELECT_REQUESTED), an established connection is closed first and `work` starts anew.
         """
         async with self.turn(asked.id, caller_id=caller_id) as entry:
-            entry.seconds = DEFAULT_SECONDS if seconds is None else seconds
-            if asked.state == RESELECT_REQUESTED and entry.established:
-                await _quietly(entry.close())
-            entry.establish(await work(entry))
-            assert entry.connection is not None
-            return entry.connection
+            return await self.request_entry(entry, asked, work, seconds=seconds)
+
+    async def request_entry(
+        self,
+        entry: Entry[T],
+        asked: Connection,
+        work: Callable[[Entry[T]], Awaitable[Connection]],
+        *,
+        seconds: float | None = None,
+    ) -> Connection:
+        """Does what `request` does, for an event that has its turn already."""
+        entry.seconds = DEFAULT_SECONDS if seconds is None else seconds
+        if asked.state == RESELECT_REQUESTED and entry.established:
+            await _quietly(entry.close())
+        entry.establish(await work(entry))
+        assert entry.connection is not None
+        return entry.connection
 
     async def close(self, connection_id: str, closed: Callable[[Connection], None] = lambda _connection: None) -> None:
         """Takes a turn in which the connection is undone; nothing to do if there is none.

@@ -1,0 +1,84 @@
+"""Which server comes next on a connection's path, and how it is called."""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from forwarder.api.connection_pb2 import Connection, ConnectionEvent, MonitorScopeSelector
+from forwarder.api.networkservice_pb2 import NetworkServiceRequest
+from forwarder.errors import EndpointNotFound
+from forwarder.rpc import Credentials, NextHop, dial
+from forwarder.rpc.channel import DIAL_TIMEOUT_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What was found for a connection."""
+
+    url: str
+    endpoint_name: str = ""
+    """The endpoint's name, if whoever found it knows; empty leaves the Request's."""
+    payload: str = ""
+    """The network service's payload, if known."""
+
+
+class NextHops(Protocol):
+    """Finds next hops."""
+
+    async def find(self, connection: Connection) -> Target:
+        """Returns where a connection goes next.
+
+        Raises EndpointNotFound when nobody serves it.
+        """
+        ...
+
+
+class NextServer(Protocol):
+    """The next hop while it is dialled; `rpc.NextHop` is one."""
+
+    async def request(self, request: NetworkServiceRequest, *, timeout_s: float | None = None) -> Connection:
+        """Asks for a connection; raises NextHopError."""
+        ...
+
+    async def close(self, connection: Connection, *, timeout_s: float | None = None) -> None:
+        """Closes a connection; raises NextHopError."""
+        ...
+
+    def monitor(self, selector: MonitorScopeSelector) -> AbstractAsyncContextManager[AsyncIterator[ConnectionEvent]]:
+        """Opens a stream of events."""
+        ...
+
+
+Dial = Callable[[str], AbstractAsyncContextManager[NextServer]]
+"""From a URL to the server there, for as long as the context lasts; raises NextHopError."""
+
+
+class ConfiguredNextHops:
+    """Next hops as the settings give them: one for each network service, or one for all."""
+
+    def __init__(self, *, default: str = "", by_service: Mapping[str, str] | None = None) -> None:
+        self._default = default
+        self._by_service = dict(by_service or {})
+
+    async def find(self, connection: Connection) -> Target:
+        """Returns the URL configured for the connection's network service."""
+        url = self._by_service.get(connection.network_service, self._default)
+        if not url:
+            known = ", ".join(sorted(self._by_service)) or "none"
+            raise EndpointNotFound(
+                f"no next hop is known for the network service {connection.network_service!r}",
+                hint=f"next hops are configured for: {known}",
+            )
+        return Target(url=url)
+
+
+def dialler(*, credentials: Credentials | None = None, timeout_s: float = DIAL_TIMEOUT_S) -> Dial:
+    """Returns what dials by gRPC, saying who we are with `credentials`."""
+
+    @asynccontextmanager
+    async def dial_next(url: str) -> AsyncIterator[NextServer]:
+        async with dial(url, timeout_s=timeout_s, credentials=credentials) as channel:
+            yield NextHop(channel)
+
+    return dial_next

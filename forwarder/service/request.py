@@ -1,0 +1,195 @@
+"""What a Request does, top to bottom.
+
+Nothing is opened before the next hop has agreed. Everything that is opened is on the
+connection's exit stack, so failure, cancellation, Close and expiry undo the same things in the
+same order. A repeated Request goes through the same steps and finds most of them done.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from forwarder.api import constants
+from forwarder.api.connection_pb2 import Connection, Mechanism
+from forwarder.api.context import Side
+from forwarder.api.networkservice_pb2 import NetworkServiceRequest
+from forwarder.api.path import copy
+from forwarder.clock import Clock
+from forwarder.connection import path as paths
+from forwarder.connection.expiry import ExpiryTimer, close_at
+from forwarder.connection.path import Position
+from forwarder.connection.table import Entry
+from forwarder.errors import ForwarderError, InvalidRequest, NextHopError, RemoteProtocolError
+from forwarder.mechanisms import Mechanisms
+from forwarder.rpc import Call
+from forwarder.security import TokenSource
+from forwarder.service import offer, tokens
+from forwarder.service.held import Held
+from forwarder.service.next_hops import Dial, NextHops, Target
+from forwarder.service.statistics import write_path_metrics
+from forwarder.service.wiring import Vwires, Wiring
+
+MTU_BYTES = 9000
+"""What a vWire carries when nobody asked for less: the context's MTU if it comes as 0."""
+
+PAYLOADS = (constants.ETHERNET, constants.IP)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the steps work with."""
+
+    name: str
+    """Our name on the path."""
+    mechanisms: Mechanisms
+    vwires: Vwires
+    next_hops: NextHops
+    dial: Dial
+    tokens: TokenSource
+    clock: Clock
+    priority: Sequence[str]
+    """Mechanism types to offer first."""
+    default_payload: str
+    """For a connection whose payload nobody has told."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Events:
+    """What a connection reports between its Requests."""
+
+    expired: Callable[[Entry[Held]], None]
+    broken: Callable[[Entry[Held], str], None]
+    """A port died; the text says which and why."""
+
+
+async def serve_request(
+    parts: Parts, entry: Entry[Held], request: NetworkServiceRequest, position: Position, call: Call, events: Events
+) -> Connection:
+    """Makes or refreshes the connection whose turn it is, and returns it in our own view.
+
+    `request` is ours to change; its connection's path has been advanced to `position`.
+    Raises a ForwarderError that says which step failed; what a first Request opened is then left
+    on the entry's stack, for the table to undo.
+    """
+    connection = request.connection
+    tokens.put(connection, position, call.metadata, parts.tokens, call.identity)
+    expires = close_at(connection, position, call.remaining_s() or 0.0)
+    asked = offer.asked_by_caller(request, parts.mechanisms)
+    target = await parts.next_hops.find(connection)
+    _complete(connection, target, parts.default_payload)
+
+    held = entry.held or _hold(parts, entry, events)
+    before = None if held.downstream is None else (held.url, held.downstream)
+    outgoing = _outgoing(parts, connection, target, held)
+    agreed = await _ask(parts, held, outgoing, position, target, call, new=not entry.established)
+    endpoint = offer.chosen_by_next_hop(agreed, outgoing.mechanism_preferences, parts.mechanisms)
+    if before is not None and before[0] != target.url:
+        await _leave(parts, *before, entry.seconds)
+
+    mechanism = await held.wiring.apply(agreed, endpoint, asked, seconds=entry.seconds)
+    held.expiry.arm(expires)
+    entry.held = held
+    return _answer(agreed, mechanism, held, position)
+
+
+def _complete(connection: Connection, target: Target, default_payload: str) -> None:
+    """Fills in what finding the next hop told, and what nobody told."""
+    if target.endpoint_name:
+        connection.network_service_endpoint_name = target.endpoint_name
+    connection.payload = target.payload or connection.payload or default_payload
+    if connection.payload not in PAYLOADS:
+        raise InvalidRequest(f"payload {connection.payload!r} is neither {' nor '.join(PAYLOADS)}")
+    connection.context.MTU = connection.context.MTU or MTU_BYTES
+
+
+def _hold(parts: Parts, entry: Entry[Held], events: Events) -> Held:
+    """Makes what a new connection keeps, with its undoing on the stack: the next hop comes last."""
+    held = Held(
+        wiring=Wiring(parts.mechanisms, parts.vwires, entry.id, lambda why: events.broken(entry, why)),
+        expiry=ExpiryTimer(parts.clock, lambda: events.expired(entry)),
+        established_at=parts.clock.now(),
+    )
+
+    async def leave() -> None:
+        if held.downstream is not None:
+            await _leave(parts, held.url, held.downstream, entry.seconds)
+
+    entry.stack.push_async_callback(leave)
+    entry.stack.push_async_callback(held.wiring.aclose)
+    entry.stack.push_async_callback(held.expiry.aclose)
+    return held
+
+
+def _outgoing(parts: Parts, connection: Connection, target: Target, held: Held) -> NetworkServiceRequest:
+    """Makes our own Request: our preferences, and the mechanism agreed last time."""
+    outgoing = NetworkServiceRequest(connection=connection)
+    outgoing.mechanism_preferences.extend(offer.offered_to(target.url, connection, parts.mechanisms, parts.priority))
+    outgoing.connection.ClearField("mechanism")
+    if held.downstream is not None and held.downstream.HasField("mechanism") and held.url == target.url:
+        outgoing.connection.mechanism.CopyFrom(held.downstream.mechanism)
+    return outgoing
+
+
+async def _ask(
+    parts: Parts,
+    held: Held,
+    outgoing: NetworkServiceRequest,
+    position: Position,
+    target: Target,
+    call: Call,
+    *,
+    new: bool,
+) -> Connection:
+    """Asks the next hop and returns what it agreed to, in our view.
+
+    Whatever happens, `held` then knows whether there is something to close downstream.
+    """
+    try:
+        async with parts.dial(target.url) as server:
+            agreed = await server.request(outgoing, timeout_s=call.remaining_s())
+    except BaseException as error:
+        if new and not (isinstance(error, NextHopError) and _refused(error)):
+            # It may have agreed while we stopped listening.
+            held.url, held.downstream = target.url, outgoing.connection
+        raise
+    held.url, held.downstream = target.url, outgoing.connection
+    paths.to_own(agreed, position)
+    agreed.context.MTU = agreed.context.MTU or MTU_BYTES
+    if agreed.payload != outgoing.connection.payload:
+        if agreed.payload:
+            raise RemoteProtocolError(
+                f"the next hop changed the payload from {outgoing.connection.payload} to {agreed.payload!r}"
+            )
+        agreed.payload = outgoing.connection.payload
+    held.downstream = copy(agreed)
+    return agreed
+
+
+def _refused(error: NextHopError) -> bool:
+    """Says whether the next hop certainly holds nothing: it answered that it failed, or was never reached."""
+    return error.status not in ("DEADLINE_EXCEEDED", "CANCELLED")
+
+
+async def _leave(parts: Parts, url: str, connection: Connection, seconds: float) -> None:
+    """Closes a connection at the next hop, within `seconds`. A failure is logged: we are leaving anyway."""
+    try:
+        async with asyncio.timeout(seconds), parts.dial(url) as server:
+            await server.close(connection, timeout_s=seconds)
+    except (ForwarderError, TimeoutError) as error:
+        _log.warning("the next hop could not be told to close: %s", error)
+
+
+def _answer(agreed: Connection, mechanism: Mechanism, held: Held, position: Position) -> Connection:
+    """Makes our answer, still in our own view: the next hop's, with the caller's mechanism and our metrics."""
+    answer = copy(agreed)
+    answer.mechanism.CopyFrom(mechanism)
+    write_path_metrics(
+        answer.path.path_segments[position.own_index].metrics,
+        held.wiring.vwire.statistics() if held.wiring.vwire is not None else None,
+        client_interface=held.wiring.interface(Side.CLIENT),
+        endpoint_interface=held.wiring.interface(Side.ENDPOINT),
+    )
+    return answer

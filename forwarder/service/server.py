@@ -1,0 +1,237 @@
+"""The forwarder as its callers see it: Request, Close and MonitorConnections."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import contextmanager
+from time import monotonic
+from typing import Self
+
+from forwarder.api import constants
+from forwarder.api.connection_pb2 import DOWN, Connection, ConnectionEvent, MonitorScopeSelector, State
+from forwarder.api.context import Side
+from forwarder.api.networkservice_pb2 import NetworkServiceRequest
+from forwarder.api.path import copy, names, origin_id
+from forwarder.clock import Clock, SystemClock
+from forwarder.connection import path as paths
+from forwarder.connection.background import Background
+from forwarder.connection.monitor import Monitor
+from forwarder.connection.table import ConnectionTable, Entry
+from forwarder.errors import NextHopError
+from forwarder.mechanisms import Mechanisms
+from forwarder.rpc import Call, Service, monitor_connection, network_service
+from forwarder.security import TokenMetadata, TokenSource, UnsignedTokens
+from forwarder.service.held import Held
+from forwarder.service.next_hops import Dial, NextHops, dialler
+from forwarder.service.request import Events, Parts, serve_request
+from forwarder.service.statistics import ConnectionStatus, ForwarderStatistics
+from forwarder.service.watch import watch_next_hop
+from forwarder.service.wiring import Vwires
+
+TOKEN_LIFETIME_S = 600.0
+
+_log = logging.getLogger(__name__)
+
+
+class Forwarder:
+    """Handles the forwarder's RPCs. An async context manager: leaving it closes every connection."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        mechanisms: Mechanisms,
+        vwires: Vwires,
+        next_hops: NextHops,
+        tokens: TokenSource | None = None,
+        dial: Dial | None = None,
+        clock: Clock | None = None,
+        mechanism_priority: Sequence[str] = (),
+        default_payload: str = constants.IP,
+    ) -> None:
+        """Serves as `name` on the path, joining the ports of `mechanisms` by `vwires`, the data plane.
+
+        Without `tokens`, unsigned ones are made. `dial` reaches next hops; by default with gRPC.
+        `default_payload` is for connections that neither the Request nor the finder of the next hop
+        gives one; registries take a network service without payload to be IP.
+        """
+        clock = clock or SystemClock()
+        tokens = tokens or UnsignedTokens(identity=f"spiffe://vwire/{name}", lifetime_s=TOKEN_LIFETIME_S, now=clock.now)
+        self._table: ConnectionTable[Held] = ConnectionTable()
+        self._monitor = Monitor()
+        self._background = Background()
+        self._parts = Parts(
+            name=name,
+            mechanisms=mechanisms,
+            vwires=vwires,
+            next_hops=next_hops,
+            dial=dial or dialler(credentials=TokenMetadata(tokens)),
+            tokens=tokens,
+            clock=clock,
+            priority=tuple(each.upper() for each in mechanism_priority),
+            default_payload=default_payload,
+        )
+        self._events = Events(expired=self._expired, broken=self._broken)
+        self._requests = 0
+        self._failed = 0
+        self._closes = 0
+        self._expiries = 0
+        self._went_down = 0
+
+    async def __aenter__(self) -> Self:
+        """Starts nothing: connections come with Requests."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Closes every connection, here and at its next hop, and ends every task."""
+        await self._table.close_all(self._closed)
+        await self._background.aclose()
+
+    def services(self) -> list[Service]:
+        """Returns what to give `rpc.serve`."""
+        return [network_service(self), monitor_connection(self)]
+
+    async def request(self, request: NetworkServiceRequest, call: Call) -> Connection:
+        """Makes or refreshes a vWire and returns its connection as the caller sees it.
+
+        Raises InvalidRequest, MechanismUnsupported or EndpointNotFound for what the caller asked,
+        NextHopError and RemoteProtocolError for what the next hop did, DataplaneError and NetlinkError
+        for what the machine refused. A first Request that fails leaves nothing behind, here or at the
+        next hop; a later one leaves the vWire as it was.
+        """
+        request = copy(request)
+        position = paths.advance(request.connection, self._parts.name, self._table.id_for)
+        caller_id = position.caller_id if position.caller_index != position.own_index else ""
+
+        async def work(entry: Entry[Held]) -> Connection:
+            with self._logged(entry, request.connection):
+                try:
+                    return await serve_request(self._parts, entry, request, position, call, self._events)
+                except NextHopError as error:
+                    if entry.established:
+                        self._down(entry, f"a refresh failed: {error}")
+                    raise
+
+        async with self._table.turn(request.connection.id, caller_id=caller_id) as entry:
+            answer = await self._table.request_entry(entry, request.connection, work, seconds=call.remaining_s())
+            self._monitor.update(answer)
+            self._watch(entry)
+        answer = copy(answer)
+        paths.to_caller(answer, position)
+        return answer
+
+    async def close(self, connection: Connection, call: Call) -> None:
+        """Closes a vWire, here and at its next hop; an unknown one is fine.
+
+        Raises what undoing a part raised, after every part was tried.
+        """
+        del call  # the stored connection counts, not who closes it
+        connection = copy(connection)
+        position = paths.advance(connection, self._parts.name, self._table.id_for)
+        self._closes += 1
+        await self._table.close(position.own_id, self._closed)
+
+    def monitor(self, selector: MonitorScopeSelector, call: Call) -> AsyncGenerator[ConnectionEvent, None]:
+        """Yields the state of the connections within `selector`, then each change."""
+        del call
+        return self._monitor.watch(selector)
+
+    def statistics(self) -> ForwarderStatistics:
+        """Returns what there is and what was done."""
+        return ForwarderStatistics(
+            connections=tuple(
+                self._status(entry.held, entry.connection)
+                for entry in self._table.established()
+                if entry.held is not None and entry.connection is not None
+            ),
+            requests=self._requests,
+            failed_requests=self._failed,
+            closes=self._closes,
+            expired=self._expiries,
+            went_down=self._went_down,
+            watchers=self._monitor.watchers,
+        )
+
+    def _status(self, held: Held, connection: Connection) -> ConnectionStatus:
+        return ConnectionStatus(
+            connection_id=connection.id,
+            origin_id=origin_id(connection),
+            client=names(connection.path)[0],
+            network_service=connection.network_service,
+            endpoint=connection.network_service_endpoint_name,
+            payload=connection.payload,
+            state=State.Name(connection.state),
+            client_interface=held.wiring.interface(Side.CLIENT),
+            endpoint_interface=held.wiring.interface(Side.ENDPOINT),
+            established_at=held.established_at,
+            expires_at=held.expiry.at,
+            vwire=held.wiring.vwire.statistics() if held.wiring.vwire is not None else None,
+        )
+
+    @contextmanager
+    def _logged(self, entry: Entry[Held], connection: Connection):  # type: ignore[no-untyped-def]
+        """Writes a line when a Request starts and one when it ends, and counts it."""
+        kind = "refresh" if entry.established else "Request"
+        _log.info(
+            "%s for %s from %s", kind, connection.network_service or "no network service", names(connection.path)[0]
+        )
+        start = monotonic()
+        try:
+            yield
+        except BaseException as error:
+            self._failed += 1
+            outcome = "cancelled" if isinstance(error, asyncio.CancelledError) else f"failed: {error}"
+            _log.warning("%s %s after %.1f ms", kind, outcome, (monotonic() - start) * 1e3)
+            raise
+        self._requests += 1
+        _log.info("%s done in %.1f ms", kind, (monotonic() - start) * 1e3)
+
+    def _watch(self, entry: Entry[Held]) -> None:
+        """Sees to it that somebody listens to the next hop, for as long as the connection lasts."""
+        held = entry.held
+        assert held is not None
+        if held.watch is not None and not held.watch.done():
+            return
+        watching = watch_next_hop(
+            entry, table=self._table, monitor=self._monitor, dial=self._parts.dial, down=self._down
+        )
+        if held.watch is None:
+            entry.stack.push_async_callback(_stop_watch, held)
+        held.watch = self._background.start(watching, f"watch {entry.id}")
+
+    def _expired(self, entry: Entry[Held]) -> None:
+        self._background.start(self._close_if_due(entry), f"expiry of {entry.id}")
+
+    async def _close_if_due(self, entry: Entry[Held]) -> None:
+        async with self._table.turn(entry.id) as now:
+            if now is entry and now.held is not None and now.held.expiry.due:
+                _log.warning("closing: the caller did not refresh in time")
+                self._expiries += 1
+                await self._table.close_entry(now, self._closed)
+
+    def _broken(self, entry: Entry[Held], why: str) -> None:
+        self._background.start(self._down_in_turn(entry, why), f"fault of {entry.id}")
+
+    async def _down_in_turn(self, entry: Entry[Held], why: str) -> None:
+        async with self._table.turn(entry.id) as now:
+            if now is entry and now.held is not None and now.held.wiring.broken_port:
+                self._down(now, f"a port broke: {why}")
+
+    def _down(self, entry: Entry[Held], why: str) -> None:
+        """Makes the connection DOWN and tells watchers; the next successful Request makes it UP again."""
+        if entry.connection is None or entry.connection.state == DOWN:
+            return
+        _log.warning("DOWN: %s", why)
+        self._went_down += 1
+        entry.connection.state = DOWN
+        self._monitor.set_down(entry.id)
+
+    def _closed(self, connection: Connection) -> None:
+        _log.info("closed")
+        self._monitor.delete(connection.id)
+
+
+async def _stop_watch(held: Held) -> None:
+    if held.watch is not None:
+        held.watch.cancel()
+        await asyncio.wait([held.watch])
