@@ -135,15 +135,17 @@ class ConnectionTable(Generic[T]):
         *,
         seconds: float | None = None,
         caller_id: str = "",
+        closed: Callable[[Connection], None] = lambda _connection: None,
     ) -> Connection:
         """Takes a turn for `asked.id`, in which `work` makes or refreshes the connection.
 
         `work` returns the answer in our own view; it is stored, with the state UP, and returned.
         `seconds` is what the caller gave the Request. When the caller asks for another endpoint
-        (RESELECT_REQUESTED), an established connection is closed first and `work` starts anew.
+        (RESELECT_REQUESTED), an established connection is closed first, which `closed` is told, and
+        `work` starts anew.
         """
         async with self.turn(asked.id, caller_id=caller_id) as entry:
-            return await self.request_entry(entry, asked, work, seconds=seconds)
+            return await self.request_entry(entry, asked, work, seconds=seconds, closed=closed)
 
     async def request_entry(
         self,
@@ -152,11 +154,12 @@ class ConnectionTable(Generic[T]):
         work: Callable[[Entry[T]], Awaitable[Connection]],
         *,
         seconds: float | None = None,
+        closed: Callable[[Connection], None] = lambda _connection: None,
     ) -> Connection:
         """Does what `request` does, for an event that has its turn already."""
         entry.seconds = DEFAULT_SECONDS if seconds is None else seconds
         if asked.state == RESELECT_REQUESTED and entry.established:
-            await _quietly(entry.close())
+            await _quietly(self.close_entry(entry, closed))
         entry.establish(await work(entry))
         assert entry.connection is not None
         return entry.connection

@@ -78,6 +78,7 @@ async def serve_request(
     tokens.put(connection, position, call.metadata, parts.tokens, call.identity)
     expires = close_at(connection, position, call.remaining_s() or 0.0)
     asked = offer.asked_by_caller(request, parts.mechanisms)
+    _recall(connection, position, entry.connection)
     target = await parts.next_hops.find(connection)
     _complete(connection, target, parts.default_payload)
 
@@ -93,6 +94,17 @@ async def serve_request(
     held.expiry.arm(expires)
     entry.held = held
     return _answer(agreed, mechanism, held, position)
+
+
+def _recall(connection: Connection, position: Position, last: Connection | None) -> None:
+    """Puts back what a caller that lost our answer cannot repeat: the path behind us and the endpoint's name."""
+    segments = connection.path.path_segments
+    if last is None or len(segments) > position.own_index + 1:
+        return
+    segments.extend(last.path.path_segments[position.own_index + 1 :])
+    connection.network_service_endpoint_name = (
+        connection.network_service_endpoint_name or last.network_service_endpoint_name
+    )
 
 
 def _complete(connection: Connection, target: Target, default_payload: str) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
 from typing import Self
@@ -113,7 +113,9 @@ class Forwarder:
                     raise
 
         async with self._table.turn(request.connection.id, caller_id=caller_id) as entry:
-            answer = await self._table.request_entry(entry, request.connection, work, seconds=call.remaining_s())
+            answer = await self._table.request_entry(
+                entry, request.connection, work, seconds=call.remaining_s(), closed=self._closed
+            )
             self._monitor.update(answer)
             self._watch(entry)
         answer = copy(answer)
@@ -169,7 +171,7 @@ class Forwarder:
         )
 
     @contextmanager
-    def _logged(self, entry: Entry[Held], connection: Connection):  # type: ignore[no-untyped-def]
+    def _logged(self, entry: Entry[Held], connection: Connection) -> Iterator[None]:
         """Writes a line when a Request starts and one when it ends, and counts it."""
         kind = "refresh" if entry.established else "Request"
         _log.info(

@@ -61,8 +61,8 @@ class _End:
 class Wiring:
     """The ports and the vWire of one connection.
 
-    `broken` is called when a port dies, at most once for each port; the vWire stays until it is
-    replaced or closed.
+    `broken` is called when a port dies. The vWire stays until it is replaced or closed; a memif
+    port comes back to life with its peer's next connection.
     """
 
     def __init__(self, mechanisms: Mechanisms, vwires: Vwires, name: str, broken: Callable[[str], None]) -> None:
@@ -151,8 +151,20 @@ class Wiring:
         undo.push_async_callback(stack.aclose)
         opened = await stack.enter_async_context(self._mechanisms[mechanism.type].open(side, wanted))
         end = _End(side, wanted, opened, stack)
-        opened.port.on_fault = lambda: self._broken(f"{opened.interface}: {opened.port.fault}")
+        self._listen(opened)
         return end
+
+    def _listen(self, opened: OpenPort) -> None:
+        """Asks to be called when the port dies, after whoever asked before."""
+        port = opened.port
+        first = port.on_fault
+
+        def died(fault: str) -> None:
+            if first is not None:
+                first(fault)
+            self._broken(f"{opened.interface}: {fault}")
+
+        port.on_fault = died
 
     async def _join(self, new: dict[Side, _End], undo: AsyncExitStack) -> None:
         """Puts a vWire between the new ends in place of the one there is."""
