@@ -48,7 +48,8 @@ class WorkerControl:
             yield
         finally:
             del self.wires[wire]
-            await self.settle(self.worker.remove(wire))
+            if self.worker.running:  # else it has let go of everything
+                await self.settle(self.worker.remove(wire))
 
     async def settle(self, generation: int) -> None:
         """Returns when the plan of `generation` is in force and nothing older is in use.

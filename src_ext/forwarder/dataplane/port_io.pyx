@@ -18,6 +18,7 @@ from forwarder.dataplane.event cimport (
     epoll_ctl,
     epoll_event,
     eventfd_read,
+    eventfd_write,
 )
 from forwarder.dataplane.frame cimport (
     BURST_FRAMES,
@@ -158,7 +159,10 @@ cdef class PortIO:
             c.rx_release(c, self.burst, n)
             self.port.tell_fault()
             if self.received.in_frames == before and not c.arm(c):
-                break
+                return frames
+        # The limit ends this, not the source: the descriptor stays readable.
+        if c.flags & PORT_EDGE and c.registered_fd >= 0 and c.arm(c):
+            eventfd_write(c.registered_fd, 1)
         return frames
 
     def write(self, frames):

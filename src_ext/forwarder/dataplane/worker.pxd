@@ -63,3 +63,4 @@ cdef class Worker:
 
     cdef uint64_t publish(self, operation_t operation, vwire_t *wire) except 0
     cdef void collect(self) noexcept
+    cdef void shut(self) noexcept

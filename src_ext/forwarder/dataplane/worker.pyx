@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 
-from libc.errno cimport EBUSY, ENOENT, ETIMEDOUT, errno
+from libc.errno cimport EBUSY, EINVAL, ENOENT, ESHUTDOWN, ETIMEDOUT, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 
@@ -403,16 +403,22 @@ cdef class Worker:
             return
         self.c.adopted = self.generation
         self.collect()
+        self.shut()
+        release(ALLOCATED_WORKER, self.c)
+
+    cdef void shut(self) noexcept:
+        """Closes and frees what the thread needed."""
         if self.c.epoll_fd >= 0:
             close(self.c.epoll_fd)
         if self.c.wake_fd >= 0:
             close(self.c.wake_fd)
         if self.c.notify_fd >= 0:
             close(self.c.notify_fd)
+        self.c.epoll_fd = self.c.wake_fd = self.c.notify_fd = -1
         if self.c.burst != NULL:
             release(ALLOCATED_BURST, self.c.burst.pool)
         release(ALLOCATED_BURST, self.c.burst)
-        release(ALLOCATED_WORKER, self.c)
+        self.c.burst = NULL
 
     def __repr__(self):
         return f"<Worker {self.name}>"
@@ -461,6 +467,8 @@ cdef class Worker:
 
     cdef uint64_t publish(self, operation_t operation, vwire_t *wire) except 0:
         """Adds a step to the change that the worker has not seen yet, or to a new one."""
+        if self.c.burst == NULL:
+            raise DataplaneError(f"{self.name} has stopped", errno=ESHUTDOWN)
         cdef change_t *change = <change_t *>exchange_ptr(&self.c.pending, NULL)
         cdef step_t *steps
         cdef uint32_t capacity
@@ -505,7 +513,8 @@ cdef class Worker:
     def acknowledge(self):
         """Clears `notify_fd` and lets go of the vWires that have left; returns the generation adopted."""
         cdef uint64_t ignored
-        eventfd_read(self.c.notify_fd, &ignored)
+        if self.c.notify_fd >= 0:
+            eventfd_read(self.c.notify_fd, &ignored)
         adopted = load_acquire64(&self.c.adopted)
         self.collect()
         kept = []
@@ -543,8 +552,10 @@ cdef class Worker:
 
     def start(self):
         """Starts the thread. Signals stay with the threads that are there."""
-        if self.thread is not None:
+        if self.thread is not None or self.c.burst == NULL:
             raise DataplaneError(f"{self.name} was started before", errno=EBUSY)
+        if self.cpu is not None and self.cpu not in os.sched_getaffinity(0):
+            raise DataplaneError(f"{self.name} cannot run on CPU {self.cpu}, only on {os.sched_getaffinity(0)}", errno=EINVAL)
         thread = threading.Thread(target=self._main, name=self.name, daemon=True)
         # A fault in our own instructions (SIGBUS, SIGSEGV, ...) must stay deliverable: blocked, it kills.
         blocked = set(signal.Signals) - {
@@ -587,6 +598,7 @@ cdef class Worker:
         self.wires.clear()
         store_release64(&self.c.adopted, self.generation)
         self.acknowledge()
+        self.shut()
 
     def statistics(self):
         """Returns a snapshot of the worker's own counters."""
