@@ -297,17 +297,20 @@ class ClientPeer(_Peer):
         buffer_region: int = 0,
         seals: int = F_SEAL_SHRINK,
         pipelined: bool = False,
+        post_early: bool = False,
         connect: bool = True,
     ) -> None:
         """Connects to `address` and shakes hands; `connect=False` leaves every step to the caller.
 
-        Buffers are in region 0 behind the rings or, with `buffer_region` 1, in a region of their own.
+        With `post_early` it lends its buffers before it asks to connect: legal towards a server that
+        leaves indices alone. Buffers are in region 0 behind the rings or, with `buffer_region` 1, in a region of their own.
         """
         super().__init__()
         self.control = address if isinstance(address, Control) else Control.connect(address)
         self.interface_id, self.mode, self.secret = interface_id, mode, secret
         self.log2, self.buffer_bytes, self.headroom = log2, buffer_bytes, headroom
         self.buffer_region, self.seals, self.pipelined = buffer_region, seals, pipelined
+        self.post_early = post_early
         self._head = 0  # of the ring to the server: what we have filled
         self._posted = 0  # head of the ring to the client
         self._taken = 0  # what we have read there
@@ -357,6 +360,8 @@ class ClientPeer(_Peer):
             step()
             if not self.pipelined:
                 control.expect(ACK)
+        if self.post_early:
+            self.post()
         control.send(CONNECT, b"peer0")
         if self.pipelined:
             for _ in range(len(steps) + 1):
