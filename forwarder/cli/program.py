@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any, NoReturn
 
 from forwarder import config
@@ -54,11 +55,18 @@ class Phases:
 
 def start(program: str, settings: config.Settings) -> None:
     """Sets logging up and logs the settings in force and those without effect, once."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end_before_the_loop)
     logs.set_up(settings.log_level)
     values = config.effective(settings)
     _log.info("vwire %s: %s", program, " ".join(f"{name}={value}" for name, value in values.items()))
     for name, reason in config.ignored(program, os.environ).items():
         _log.warning("%s is set but has no effect: %s", name, reason)
+
+
+def _end_before_the_loop(_number: int, _frame: FrameType | None) -> None:
+    """Ends the process while it has no event loop yet; what it holds unwinds."""
+    sys.exit(0)
 
 
 def run(program: str, main: Coroutine[Any, Any, None]) -> None:
@@ -72,6 +80,10 @@ def run(program: str, main: Coroutine[Any, Any, None]) -> None:
         return
     except Exception as error:  # the last place anything can be caught
         fail(program, error)
+    finally:
+        # We are ending already; what is left to undo must not be cut short.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
 
 
 async def _until_signalled(main: Coroutine[Any, Any, None]) -> None:

@@ -15,6 +15,7 @@ namespaces, so the links go with them.
 import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 from collections.abc import Iterator
@@ -133,12 +134,20 @@ def _marked(mesh: str) -> Iterator[psutil.Process]:
 
 
 def _end(process: psutil.Process, number: signal.Signals, what: str) -> Iterator[str]:
-    with contextlib.suppress(psutil.NoSuchProcess):
+    """Sends a signal and waits; one that does not end is killed."""
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return
+    try:
         name = process.name()
-        process.send_signal(number)
-        try:
-            process.wait(PATIENCE_S)
-        except psutil.TimeoutExpired:
-            process.kill()
-            process.wait(PATIENCE_S)
+        for each in (number, signal.SIGKILL):
+            signal.pidfd_send_signal(descriptor, each)
+            # Readable once it has ended, also while its parent has not asked how.
+            if select.select([descriptor], [], [], PATIENCE_S)[0]:
+                break
         yield f"{what} (process {process.pid}, {name})"
+    except (psutil.NoSuchProcess, ProcessLookupError):
+        return
+    finally:
+        os.close(descriptor)

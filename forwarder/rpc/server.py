@@ -63,7 +63,7 @@ async def serve(
     async with AsyncExitStack() as stack:
         try:
             addresses = tuple(stack.enter_context(_bound(server, url)) for url in listen_on)
-            await server.start()
+            await _start(server)
             yield Server(addresses=addresses)
         finally:
             await _stop(server, servicer, running, drain_s)
@@ -136,6 +136,16 @@ def _answers(path: Path) -> bool:
         except ConnectionRefusedError:
             return False
         return True
+
+
+async def _start(server: grpc.aio.Server) -> None:
+    """Starts a server wholly, also when the caller is cancelled: gRPC cannot stop one that half started."""
+    starting = asyncio.ensure_future(server.start())
+    try:
+        await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await asyncio.wait([starting])
+        raise
 
 
 async def _stop(server: grpc.aio.Server, servicer: Any, running: Running, drain_s: float) -> None:

@@ -197,3 +197,18 @@ async def test_closing_what_is_unknown_is_fine(mesh, netns):
         connection = Connection(id="x", network_service="web", mechanism=Mechanism(type="KERNEL"))
         connection.path.path_segments.add(name="nsc", id="x")
         await client(url, netns)._close(connection)
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_server_cancelled_while_it_starts_leaves_nothing(tmp_path, turns):
+    async def served():
+        async with serve([], [f"unix://{tmp_path}/nse.sock"]):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(served())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,115 @@
+"""Joins clients and endpoints by virtual wires.
+
+Serves the NSM API on a unix or tcp socket. Every Request goes on to the next hop that
+`--next-hop` names for its network service; when that has agreed, both sides' interfaces are
+made and the frames between them carried, until the client closes, or stops refreshing.
+
+Making interfaces in other network namespaces needs root, or CAP_SYS_ADMIN, CAP_NET_ADMIN and
+CAP_NET_RAW, and the host's process ids to find namespaces by.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import rich_click as click
+
+from forwarder import config
+from forwarder.api import constants
+from forwarder.cli import program
+from forwarder.cli.options import insecure_flag, settings_flags
+from forwarder.cli.privilege import need_privilege
+from forwarder.clock import SystemClock
+from forwarder.dataplane import Dataplane
+from forwarder.errors import ConfigError, InvalidRequest
+from forwarder.mechanisms import Mechanisms
+from forwarder.mechanisms.kernel import KernelMechanism
+from forwarder.mechanisms.memif import MemifMechanism
+from forwarder.mesh.endpoint import forever, unsigned_tokens
+from forwarder.rpc import Address, serve
+from forwarder.security import TokenMetadata
+from forwarder.service import ConfiguredNextHops, Forwarder
+from forwarder.service.next_hops import dialler
+
+_log = logging.getLogger("vwire")
+
+
+@click.command(name="forwarder", help=__doc__)
+@settings_flags(config.ForwarderSettings)
+@insecure_flag
+def command(*, insecure: bool, **flags: str | None) -> None:
+    """Runs `vwire forwarder`."""
+    with program.errors_told("forwarder"):
+        settings = config.load(config.ForwarderSettings, flags)
+        program.start("forwarder", settings)
+        next_hops = next_hops_of(settings.next_hop)
+        program.need_insecure("forwarder", insecure=insecure)
+        need_privilege("forwarder")
+        program.run("forwarder", run(settings, next_hops))
+
+
+def next_hops_of(texts: Sequence[str]) -> ConfiguredNextHops:
+    """Reads `URL` and `SERVICE=URL`.
+
+    Raises ConfigError for a URL that cannot be dialled, and for two where one can be.
+    """
+    default = ""
+    by_service: dict[str, str] = {}
+    for text in texts:
+        service, equals, url = text.rpartition("=")
+        try:
+            Address.parse(url)
+        except InvalidRequest as error:
+            raise ConfigError(f"next hop {text!r}", detail=str(error), hint="URL or SERVICE=URL") from error
+        if (equals and (not service or service in by_service)) or (not equals and default):
+            raise ConfigError(f"next hop {text!r}", detail="there is one already" if service else "names no service")
+        if equals:
+            by_service[service] = url
+        else:
+            default = url
+    return ConfiguredNextHops(default=default, by_service=by_service)
+
+
+@asynccontextmanager
+async def mechanisms(dataplane: Dataplane) -> AsyncIterator[Mechanisms]:
+    """Makes every mechanism there is."""
+    kernel = KernelMechanism(dataplane)
+    try:
+        yield {constants.KERNEL: kernel, constants.MEMIF: MemifMechanism(dataplane)}
+    finally:
+        kernel.close()
+
+
+async def run(settings: config.ForwarderSettings, next_hops: ConfiguredNextHops) -> None:
+    """Serves until cancelled."""
+    phases = program.Phases()
+    tokens = unsigned_tokens(settings.name, SystemClock(), settings.max_token_lifetime)
+    async with AsyncExitStack() as stack:
+        with phases(f"start {settings.workers} workers"):
+            dataplane = await stack.enter_async_context(
+                Dataplane(
+                    workers=settings.workers,
+                    cpus=settings.worker_cpus,
+                    poll_window_us=round(settings.poll_window * 1e6),
+                )
+            )
+        with phases("open the mechanisms"):
+            served = await stack.enter_async_context(mechanisms(dataplane))
+            forwarder = await stack.enter_async_context(
+                Forwarder(
+                    name=settings.name,
+                    mechanisms=served,
+                    vwires=dataplane,
+                    next_hops=next_hops,
+                    tokens=tokens,
+                    dial=dialler(credentials=TokenMetadata(tokens), timeout_s=settings.dial_timeout),
+                    mechanism_priority=settings.mechanism_priority,
+                    default_payload=settings.default_payload,
+                )
+            )
+        with phases(f"listen on {settings.listen_on}"):
+            await stack.enter_async_context(serve(forwarder.services(), [settings.listen_on]))
+        phases.ready("serving")
+        if not settings.next_hop:
+            _log.warning("no next hop is known: every Request will be refused (see --next-hop)")
+        await forever()
