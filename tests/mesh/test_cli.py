@@ -4,7 +4,7 @@ import os
 import re
 import signal
 import subprocess
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -14,8 +14,11 @@ from tests.support.programs import running, vwire
 
 @pytest.fixture
 def pods():
-    """Three namespaces: the client's, the endpoint's, and a third party's."""
-    with network_namespaces(3) as made:
+    """Three namespaces, each with a process in it: the client's, the endpoint's, and a third party's."""
+    with ExitStack() as stack:
+        made = stack.enter_context(network_namespaces(3))
+        for netns in made:
+            stack.enter_context(netns.process("sh", "-c", "echo here; exec sleep infinity")).stdout.readline()
         yield made
 
 
@@ -78,6 +81,15 @@ def test_when_the_client_ends_nothing_of_its_vwires_is_left(tmp_path, pods):
         assert forwarder.end() == 0
 
 
+def test_a_namespace_is_named_by_a_process_in_it(tmp_path, pods):
+    app, server, _ = pods
+    with mesh(tmp_path, server) as (_, _, url), app.process("sleep", "infinity") as pause:
+        client_of_pid = ("client", "--insecure", "--connect-to", url, "--netns", str(pause.pid))
+        with running(*client_of_pid, "kernel://web/nsm-1") as nsc:
+            nsc.wait_for("1 vWires are up")
+            assert "nsm-1" in app.links()
+
+
 def test_once_makes_a_vwire_and_closes_it(tmp_path, pods):
     app, server, _ = pods
     with mesh(tmp_path, server) as (_, _, url):
@@ -92,7 +104,8 @@ def test_settings_come_from_the_environment_of_a_pod(tmp_path, pods):
     with mesh(tmp_path, server) as (_, _, url):
         told = vwire(
             "client", "--insecure", "--once", NSM_CONNECT_TO=url, NSM_NAME="alpine", NSM_NETNS=app.path,
-            NSM_NETWORK_SERVICES="kernel://web/nsm-1,kernel://web/nsm-2", NODE_NAME="n1", NSM_LIVENESS_CHECK_ENABLED="1",
+            NSM_NETWORK_SERVICES="kernel://web/nsm-1,kernel://web/nsm-2", NODE_NAME="n1",
+            NSM_LIVENESS_CHECK_ENABLED="true",
         )  # fmt: skip
         assert told.returncode == 0, told.stderr
         assert "alpine-0: kernel nsm-1" in told.stdout
