@@ -52,17 +52,23 @@ async def serve(
     """
     server = grpc.aio.server(options=options.SERVER)
     running = Running()
-    for service in services:
-        service.register(server, running)
-    names = [service.name for service in services]
     servicer = AsyncHealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
-    for name in ("", *names):
-        await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
     async with AsyncExitStack() as stack:
         try:
             addresses = tuple(stack.enter_context(_bound(server, url)) for url in listen_on)
+        except BaseException:
+            # gRPC closes the ports of a server only if it was started. It offers nothing yet.
+            await _start(server)
+            await server.stop(None)
+            raise
+        names = [service.name for service in services]
+        for service in services:
+            service.register(server, running)
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+        reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+        for name in ("", *names):
+            await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+        try:
             await _start(server)
             yield Server(addresses=addresses)
         finally:
@@ -162,6 +168,7 @@ async def _stop(server: grpc.aio.Server, servicer: Any, running: Running, drain_
     # gRPC has forgotten the RPCs; their handlers may still be undoing things.
     left = set(running.tasks)
     for task in left:
-        task.cancel()
+        if not task.cancelling():  # a second time would interrupt the undoing
+            task.cancel()
     if left:
         await asyncio.wait(left)

@@ -58,7 +58,9 @@ class UnsignedTokens:
 
     def token(self, audience: str | None) -> Token:
         """Makes a token; whoever `audience` is will have to take our word."""
-        expires = int((self._now() + self.lifetime_s) * _NANOSECONDS)
+        moment = self._now() + self.lifetime_s
+        # A float of this size times a billion is off by more than a hundred; its fraction is not.
+        expires = int(moment) * _NANOSECONDS + round(moment % 1 * _NANOSECONDS)
         payload: dict[str, Any] = {"sub": self.identity, "exp": expires // _NANOSECONDS}
         if audience is not None:
             payload["aud"] = [audience]
