@@ -103,5 +103,7 @@ async def open_memif_port(
         yield port
     finally:
         port.on_fault = None
-        await link.close()
-        port.close()
+        try:
+            await link.close()
+        finally:  # a cancellation comes after the link has closed
+            port.close()

@@ -303,7 +303,8 @@ class ClientPeer(_Peer):
         """Connects to `address` and shakes hands; `connect=False` leaves every step to the caller.
 
         With `post_early` it lends its buffers before it asks to connect: legal towards a server that
-        leaves indices alone. Buffers are in region 0 behind the rings or, with `buffer_region` 1, in a region of their own.
+        leaves indices alone. Buffers are in region 0 behind the rings or, with `buffer_region` 1, in a
+        region of their own.
         """
         super().__init__()
         self.control = address if isinstance(address, Control) else Control.connect(address)
