@@ -161,6 +161,13 @@ Duration = Annotated[float, _from_text(parse_duration), PlainSerializer(format_d
 """Seconds, written as in Go."""
 Bool = Annotated[bool, _from_text(parse_bool), PlainSerializer(lambda value: str(value).lower())]
 StringList = Annotated[tuple[str, ...], NoDecode, _from_text(parse_list), PlainSerializer(",".join)]
+Mechanisms = Annotated[
+    tuple[Literal["KERNEL", "MEMIF"], ...],
+    NoDecode,
+    BeforeValidator(lambda value: parse_list(value.upper()) if isinstance(value, str) else value),
+    PlainSerializer(",".join),
+]
+"""Types of mechanisms that our own endpoint has, any case."""
 IntegerList = Annotated[
     tuple[int, ...],
     NoDecode,
@@ -198,11 +205,6 @@ class ForwarderSettings(Settings):
     """The settings of `vwire forwarder`."""
 
     name: str = Field("forwarder", min_length=1, description="name of this forwarder in every path it is part of")
-    nsname: str = Field(
-        "forwarder",
-        min_length=1,
-        description="network service this forwarder belongs to; its first ten letters begin the names of its links",
-    )
     listen_on: str = Field(
         "unix:///listen.on.socket", description="where requests are served: unix:///path or tcp://host:port"
     )
@@ -264,6 +266,12 @@ class EndpointSettings(Settings):
     )
     service_names: StringList = Field(("icmp-responder",), description="network services that are served (list)")
     payload: Payload = Field("ETHERNET", description="payload of the services: ETHERNET or IP")
+    mechanisms: Mechanisms = Field(
+        ("KERNEL",),
+        min_length=1,
+        description="what the endpoint can be reached by: KERNEL, an interface in its namespace; "
+        "MEMIF, where the program itself answers pings (list)",
+    )
     cidr_prefix: Groups = Field(
         (("169.254.0.0/16",),),
         description="prefixes of the addresses: each group [a,b] gives every client one pair, "
@@ -319,6 +327,7 @@ IGNORED: Mapping[str, Mapping[str, str]] = {
         **_IGNORED_COMMON,
         "NSM_CONNECT_TO": _NO_REGISTRY + "; say where requests go with NSM_NEXT_HOP",
         "NSM_LABELS": _NO_REGISTRY,
+        "NSM_NSNAME": _NO_REGISTRY,
         "NSM_REGISTRY_CLIENT_POLICIES": _NO_TLS,
         "NSM_PROMETHEUS_LISTEN_ON": _NO_METRICS,
         "NSM_PROMETHEUS_CA_FILE": _NO_METRICS,

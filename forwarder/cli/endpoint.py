@@ -1,9 +1,9 @@
 """Serves a network service: hands out addresses, and answers pings.
 
-Every client gets a pair of addresses of its own. A client with a kernel interface finds one here
-too, in the endpoint's namespace, whose kernel answers. Over memif the program itself answers ARP,
-neighbour discovery and echo requests. The program runs until SIGTERM or Ctrl-C, then ends its
-connections.
+Every client gets a pair of addresses of its own. With mechanism KERNEL each gets an interface in
+the endpoint's namespace, where any server can listen. With MEMIF the program itself answers ARP,
+neighbour discovery and echo requests. The forwarder joins either to what the client asked for.
+The program runs until SIGTERM or Ctrl-C, then ends its connections.
 """
 
 from contextlib import AsyncExitStack
@@ -39,12 +39,13 @@ def command(*, insecure: bool, **flags: str | None) -> None:
 
 def icmp_responder(settings: config.EndpointSettings, ipam: PointToPointIpam, netns: Netns) -> Endpoint:
     """Makes the endpoint that the settings describe, in `netns`."""
+    ends = {constants.KERNEL: kernel_end(netns), constants.MEMIF: memif_end(netns)}
     configs = [DNSConfig(**each) for each in settings.dns_configs]
     return Endpoint(
         name=settings.name,
         services=settings.service_names,
         payload=settings.payload,
-        mechanisms={constants.KERNEL: kernel_end(netns), constants.MEMIF: memif_end(netns)},
+        mechanisms={each: ends[each] for each in settings.mechanisms},
         extensions=[assigns(ipam), tells_dns(configs)],
         tokens=unsigned_tokens(settings.name, SystemClock(), settings.max_token_lifetime),
     )

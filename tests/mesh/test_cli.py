@@ -120,7 +120,7 @@ def test_the_interface_the_pod_had_is_left_alone(tmp_path, pods):
         check=True,
     )
     app.run("ip", "address", "add", "192.0.2.5/24", "dev", "eth0")
-    app.run("ip", "link", "set", "eth0", "up")
+    app.run("ip", "link", "set", "eth0", "addrgenmode", "none", "up")
     other.run("ip", "link", "set", "cni0", "up")
     app.run("ip", "route", "add", "default", "via", "192.0.2.1")
 
@@ -138,7 +138,7 @@ def test_the_interface_the_pod_had_is_left_alone(tmp_path, pods):
 def test_an_application_reaches_a_memif_endpoint_through_the_forwarder(tmp_path, pods):
     app, server, _ = pods
     with (
-        mesh(tmp_path, server, services=["echo"]) as (_, _, url),
+        mesh(tmp_path, server, "--mechanisms", "memif", services=["echo"]) as (_, _, url),
         client(url, app, "memif://echo") as nsc,
     ):
         told = nsc.wait_for(r"memif (@\S+) to echo .*, ([\d.]+)/32, (fd00::\d+)/128, peer ([\d.]+)/32, (fd00::\S*)/128")
@@ -152,10 +152,11 @@ def test_an_application_reaches_a_memif_endpoint_through_the_forwarder(tmp_path,
             assert "20 packets transmitted, 20 received, 0% packet loss" in pinged.stdout
 
 
-def test_a_packet_service_carries_ip_over_kernel_and_memif(tmp_path, pods):
-    app, server, other = pods
+@pytest.mark.parametrize("mechanism", ["kernel", "memif"])
+def test_a_packet_service_carries_ip_over_kernel_and_memif(tmp_path, pods, mechanism):
+    app, server, _ = pods
     with (
-        mesh(tmp_path, server, "--payload", "IP", services=["packets"]) as _,
+        mesh(tmp_path, server, "--payload", "IP", "--mechanisms", mechanism, services=["packets"]) as _,
         running(
             "forwarder", "--insecure", "--listen-on", f"unix://{tmp_path}/ip.sock", "--default-payload", "IP",
             "--next-hop", f"packets=unix://{tmp_path}/nse.sock",
@@ -173,7 +174,6 @@ def test_a_packet_service_carries_ip_over_kernel_and_memif(tmp_path, pods):
                 "--count", "3", "--interval", "1ms", peers[1],
             )  # fmt: skip
             assert pinged.returncode == 0, pinged.stdout + pinged.stderr
-    del other
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ def _clean_environment(monkeypatch):
 def test_names_and_defaults_are_those_of_nsm():
     forwarder = config.effective(config.load(config.ForwarderSettings))
     assert forwarder["NSM_NAME"] == "forwarder"
-    assert forwarder["NSM_NSNAME"] == "forwarder"
     assert forwarder["NSM_LISTEN_ON"] == "unix:///listen.on.socket"
     assert forwarder["NSM_DIAL_TIMEOUT"] == "750ms"
     assert forwarder["NSM_MAX_TOKEN_LIFETIME"] == "10m"
@@ -55,6 +54,8 @@ def test_lists_maps_and_groups_come_from_one_variable(monkeypatch):
     settings = config.load(config.ForwarderSettings)
     assert settings.mechanism_priority == ("memif", "Kernel")
     assert settings.worker_cpus == (0, 2, 3, 4)
+    monkeypatch.setenv("NSM_MECHANISMS", "memif,Kernel")
+    assert config.load(config.EndpointSettings).mechanisms == ("MEMIF", "KERNEL")
     monkeypatch.setenv("NSM_CIDR_PREFIX", "[10.0.0.0/31,10.1.0.0/31],fd00::/64")
     assert config.load(config.EndpointSettings).cidr_prefix == (("10.0.0.0/31", "10.1.0.0/31"), ("fd00::/64",))
 
@@ -70,6 +71,8 @@ def test_lists_maps_and_groups_come_from_one_variable(monkeypatch):
         ("forwarder", "NSM_LOG_LEVEL", "LOUD", "not one of TRACE"),
         ("forwarder", "NSM_NAME", "", "at least 1"),
         ("endpoint", "NSM_CIDR_PREFIX", "[10.0.0.0/8", "not closed"),
+        ("endpoint", "NSM_MECHANISMS", "KERNEL,SMOKE", "'KERNEL' or 'MEMIF'"),
+        ("endpoint", "NSM_MECHANISMS", "", "at least 1"),
         ("endpoint", "NSM_PAYLOAD", "SMOKE", "'ETHERNET' or 'IP'"),
         ("endpoint", "NSM_DNS_CONFIGS", "{", "not JSON"),
         ("endpoint", "NSM_DNS_CONFIGS", '[{"server": 1}]', "keys"),
