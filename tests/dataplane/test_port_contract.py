@@ -40,7 +40,7 @@ async def rig(request: pytest.FixtureRequest, dataplane: Dataplane) -> AsyncIter
 async def until(condition: Callable[[], T], timeout_s: float = 5.0) -> T:
     """Waits until `condition` returns something true, and returns it."""
     async with asyncio.timeout(timeout_s):
-        while not (found := condition()):
+        while not (found := condition()):  # noqa: ASYNC110 - counters tell nobody
             await asyncio.sleep(0.001)
     return found
 
@@ -239,7 +239,7 @@ async def asleep(dataplane: Dataplane) -> None:
         return dataplane.statistics().workers[0].turns
 
     before = -1
-    while before != (before := turns()):
+    while before != (before := turns()):  # noqa: ASYNC110 - a sleeping worker tells nobody
         await asyncio.sleep(0.002)
 
 

@@ -120,6 +120,9 @@ _FAULTS = {
 
 cdef void fail(port_t *port, memif_fault_t fault) noexcept nogil:
     """Declares the present session broken. Control is told by whoever runs the port."""
+    cdef memif_session_t *session = <memif_session_t *>load_acquire_ptr(&(<memif_port_t *>port).session)
+    if session != NULL and load_relaxed32(&session.dead):
+        fault = FAULT_TRUNCATED     # what else looks wrong comes from the zeros put there
     store_release32(&port.fault, fault)
     set_bits32(&port.state, PORT_DEAD)
 
@@ -679,7 +682,7 @@ cdef class MemifSession:
         cdef memif_ring_t *ring
         if (
             region >= self.c.n_regions
-            or not 0 < log2_size < 16
+            or not 0 < log2_size <= 14
             or offset % DESCRIPTOR
             or offset + RING_HEADER + (<uint64_t>DESCRIPTOR << log2_size) > self.c.regions[region].size
         ):

@@ -555,7 +555,8 @@ cdef class Worker:
         if self.thread is not None or self.c.burst == NULL:
             raise DataplaneError(f"{self.name} was started before", errno=EBUSY)
         if self.cpu is not None and self.cpu not in os.sched_getaffinity(0):
-            raise DataplaneError(f"{self.name} cannot run on CPU {self.cpu}, only on {os.sched_getaffinity(0)}", errno=EINVAL)
+            allowed = sorted(os.sched_getaffinity(0))
+            raise DataplaneError(f"{self.name} cannot run on CPU {self.cpu}, only on {allowed}", errno=EINVAL)
         thread = threading.Thread(target=self._main, name=self.name, daemon=True)
         # A fault in our own instructions (SIGBUS, SIGSEGV, ...) must stay deliverable: blocked, it kills.
         blocked = set(signal.Signals) - {
