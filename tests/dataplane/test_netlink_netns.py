@@ -47,8 +47,7 @@ async def test_the_loop_runs_on_while_a_thread_is_inside(pod):
         return where()
 
     work = asyncio.ensure_future(run_in(pod, wait))
-    while not inside.is_set():
-        await asyncio.sleep(0)
+    await asyncio.to_thread(inside.wait)
     for _ in range(10):
         turns += 1
         await asyncio.sleep(0)
@@ -76,8 +75,7 @@ async def test_a_cancelled_caller_leaves_nothing_running_and_nothing_open(pod):
         return opened[0]
 
     work = asyncio.ensure_future(run_in(pod, open_slowly, discard=socket.socket.close))
-    while not inside.is_set():
-        await asyncio.sleep(0)
+    await asyncio.to_thread(inside.wait)
     work.cancel()
     await asyncio.sleep(0)
     work.cancel()
@@ -91,9 +89,8 @@ async def test_a_cancelled_caller_leaves_nothing_running_and_nothing_open(pod):
 
 def test_a_socket_opened_inside_stays_inside(pod):
     with call_in(pod, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as inside:
-        with pytest.raises(OSError) as caught:
-            inside.connect(("127.0.0.1", 9))  # the loopback of a new namespace is down
-        assert caught.value.errno == errno.ENETUNREACH
+        # the loopback of a new namespace is down
+        assert inside.connect_ex(("127.0.0.1", 9)) == errno.ENETUNREACH
 
 
 def test_a_namespace_is_found_by_process_path_and_inode(netns: Scratch):
