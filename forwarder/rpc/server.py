@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import stat
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,8 +58,8 @@ async def serve(
             addresses = tuple(stack.enter_context(_bound(server, url)) for url in listen_on)
         except BaseException:
             # gRPC closes the ports of a server only if it was started. It offers nothing yet.
-            await _start(server)
-            await server.stop(None)
+            await _wholly(server.start())
+            await _wholly(server.stop(None))
             raise
         names = [service.name for service in services]
         for service in services:
@@ -69,10 +69,10 @@ async def serve(
         for name in ("", *names):
             await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
         try:
-            await _start(server)
+            await _wholly(server.start())
             yield Server(addresses=addresses)
         finally:
-            await _stop(server, servicer, running, drain_s)
+            await _wholly(_stop(server, servicer, running, drain_s))
 
 
 @contextmanager
@@ -144,13 +144,13 @@ def _answers(path: Path) -> bool:
         return True
 
 
-async def _start(server: grpc.aio.Server) -> None:
-    """Starts a server wholly, also when the caller is cancelled: gRPC cannot stop one that half started."""
-    starting = asyncio.ensure_future(server.start())
+async def _wholly(step: Coroutine[Any, Any, None]) -> None:
+    """Runs a step to its end also when the caller is cancelled: gRPC cannot stop what half started, nor again."""
+    running = asyncio.ensure_future(step)
     try:
-        await asyncio.shield(starting)
+        await asyncio.shield(running)
     except asyncio.CancelledError:
-        await asyncio.wait([starting])
+        await asyncio.wait([running])
         raise
 
 

@@ -36,6 +36,10 @@ from tests.unit.api import wire
 OWN_NETNS = "file:///proc/thread-self/ns/net"
 
 
+def has_socket(url: str) -> bool:
+    return Path(url.removeprefix("unix://")).exists()
+
+
 def own_netns_by_numbers() -> str:
     found = Path("/proc/thread-self/ns/net").stat()
     return f"inode://{found.st_dev}/{found.st_ino}"
@@ -445,6 +449,30 @@ async def test_a_server_that_stops_cancels_what_does_not_finish_and_waits_for_it
             call = asyncio.ensure_future(NextHop(await dialled()).request(a_request()))
             await handler.started.wait()
         assert handler.undone.is_set()
+        with pytest.raises(NextHopError):
+            await call
+
+
+async def test_a_server_cancelled_while_it_stops_still_stops(unix: str) -> None:
+    handler = Handler()
+    handler.hang = True
+    handler.undo_s = 0.2
+    leaving = asyncio.Event()
+
+    async def program() -> None:
+        async with serve(services(handler), [unix], drain_s=0.1):
+            await handler.started.wait()
+            leaving.set()
+
+    async with dial_later(unix) as dialled:
+        running_program = asyncio.ensure_future(program())
+        call = asyncio.ensure_future(NextHop(await dialled()).request(a_request()))
+        await leaving.wait()
+        running_program.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running_program
+        assert handler.undone.is_set()
+        assert not has_socket(unix)
         with pytest.raises(NextHopError):
             await call
 
