@@ -23,9 +23,11 @@ from forwarder.mechanisms.kernel_interface import KernelInterface, Tools
 from forwarder.netlink import run_in
 
 _MOST_AT_ONCE: Final = 2
-"""Interfaces being made at a time. The kernel changes links one by one, and who waits for that spins:
+"""Interfaces being made at a time.
 
-with sixteen at a time each took twice the processor time, and none was done sooner."""
+The kernel changes links one by one, and who waits for that spins: with sixteen at a time each took
+twice the processor time, and none was done sooner.
+"""
 
 
 class KernelPorts(Protocol):

@@ -20,6 +20,7 @@ import re
 import secrets
 import string
 import threading
+import time
 from collections.abc import Iterable
 from typing import Final
 
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 _LETTERS: Final = string.ascii_letters + string.digits
 _UNSUITED: Final = re.compile(r"[^A-Za-z0-9_.-]")
 _SERVICE_LETTERS: Final = 10
+_ADDRESS_ATTEMPTS: Final = 11
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,17 +212,25 @@ class KernelInterface:
         ]
 
     def _check_addresses(self, theirs: Channel) -> None:
-        """Makes sure that IPv6 addresses can be used at once, as they were asked for."""
+        """Returns when the IPv6 addresses can be used.
+
+        They were added without looking for duplicates, so the kernel has them ready at once or, if
+        the link still comes up, in a moment: it is asked again after 1, 2, 4, … ms, 2 s in all.
+        """
         if not any(one.version == 6 for one in self.wanted.addresses):
             return
-        answer = theirs.execute([address.list_of(self._their_index)])[0]
-        for one in address.parse_all(answer, self._their_index):
-            if one.interface in self.wanted.addresses and (one.tentative or one.duplicate):
-                raise NetlinkError(
-                    f"address {one.interface} of {self.wanted.name} is not usable",
-                    errno=errno.EADDRINUSE if one.duplicate else errno.EAGAIN,
-                    detail="somebody else has it" if one.duplicate else "the kernel still looks for duplicates",
-                )
+        for attempt in range(_ADDRESS_ATTEMPTS):
+            answer = theirs.execute([address.list_of(self._their_index)])[0]
+            wanted = [
+                one for one in address.parse_all(answer, self._their_index) if one.interface in self.wanted.addresses
+            ]
+            if not any(one.tentative or one.duplicate for one in wanted):
+                return
+            time.sleep(0.001 * 2**attempt)
+        raise NetlinkError(
+            f"the IPv6 addresses of {self.wanted.name} do not become usable",
+            errno=errno.EADDRINUSE if any(one.duplicate for one in wanted) else errno.EAGAIN,
+        )
 
     def _neighbours(self) -> list[Neighbour]:
         """The neighbours asked for, and in IP mode all peers behind our end of the pair."""

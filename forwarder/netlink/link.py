@@ -200,17 +200,19 @@ def delete(link: int | str) -> Request:
     return Request(type=RTM_DELLINK, flags=0, body=body, what=f"delete link {link}", tolerate=_GONE)
 
 
-def delete_together(names: Iterable[str]) -> list[Request]:
-    """Removes links by name, in one go; those that are gone already are fine.
+def delete_together(indices: Iterable[int]) -> list[Request]:
+    """Removes links in one go; those that are gone already are fine.
 
     The kernel waits some 15 ms for packets in flight, whether one link is deleted or fifty are.
+    By index and not by name: a name that is gone would turn the first half of this, which puts
+    links into a group, into a change of all links that are in the group already.
     """
     return [
         *(
             dataclasses.replace(
-                _change(name, u32(_IFLA_GROUP, _DOOMED_GROUP), what=f"delete link {name}"), tolerate=_GONE
+                _change(index, u32(_IFLA_GROUP, _DOOMED_GROUP), what=f"delete link {index}"), tolerate=_GONE
             )
-            for name in names
+            for index in indices
         ),
         Request(
             type=RTM_DELLINK,

@@ -30,8 +30,12 @@ class LinkRemover:
             if not together:
                 return  # whoever had the turn before took our link along
             with Channel() as channel:
+                answers = channel.execute([link.get(each, may_be_absent=True) for each in together])
+                indices = [found.index for answer in answers for found in link.parse_all(answer)]
+                if not indices:
+                    return
                 try:
-                    channel.execute(link.delete_together(together))
+                    channel.execute(link.delete_together(indices))
                 except NetlinkError as error:
                     log.warning("deleting links one by one: %s", error)
                     channel.execute([link.delete(each) for each in together])
