@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from tests.support.netns import plain_environment
+
 # gRPC keeps its event engine and its completion queue's poller once they have been used.
 _GRPC_THREADS = ("event_engine", "grpc_", "default-executo", "resolver-execut", "lifeguard", "timer_manager")
 _GRPC_PYTHON_THREADS = ("_poll_wrapper",)
@@ -133,7 +135,8 @@ def _children() -> Counter[str]:
 
 
 def _kernel() -> list[Counter[str]]:
-    told = subprocess.run(["sh", "-c", _IP_COMMANDS], capture_output=True, text=True, check=False).stdout
+    command = ["sh", "-c", _IP_COMMANDS]
+    told = subprocess.run(command, env=plain_environment(), capture_output=True, text=True, check=False).stdout
     return [
         Counter(_CHANGES_BY_ITSELF.sub("", line).strip() for line in part.splitlines() if line.strip())
         for part in told.split("===\n")

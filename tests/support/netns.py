@@ -23,6 +23,11 @@ T = TypeVar("T")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+def plain_environment() -> dict[str, str]:
+    """The environment for programs that are not ours: without the sanitizers' libraries."""
+    return {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+
+
 def _check(result: int, what: str) -> None:
     if result != 0:
         number = ctypes.get_errno()
@@ -101,6 +106,7 @@ class Netns:
         done = subprocess.run(
             self.argv(*command),
             pass_fds=(self.fd,),
+            env=plain_environment(),
             capture_output=True,
             text=True,
             timeout=timeout_s,
@@ -192,7 +198,7 @@ def veth_pair(
         "veth",
     ]
     command += ["peer", "name", names[1], "mtu", str(mtu), "netns", f"/proc/self/fd/{b.fd}"]
-    subprocess.run(command, pass_fds=(a.fd, b.fd), check=True)
+    subprocess.run(command, pass_fds=(a.fd, b.fd), env=plain_environment(), check=True)
     for netns, name, own in ((a, names[0], addresses[0]), (b, names[1], addresses[1])):
         for address in own:
             flags = ("nodad",) if ":" in address else ()
