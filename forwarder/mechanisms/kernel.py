@@ -15,6 +15,7 @@ from forwarder.api.connection_pb2 import Mechanism as ApiMechanism
 from forwarder.api.context import Side
 from forwarder.api.mechanisms import Kernel
 from forwarder.dataplane import Port
+from forwarder.dataplane.af_packet import AfPacketPort
 from forwarder.dataplane.spec import KernelPortSpec, Mode
 from forwarder.errors import InvalidRequest, MechanismUnsupported
 from forwarder.mechanisms import inode_url
@@ -49,7 +50,7 @@ class KernelOpenPort:
         self._applied: InterfaceContext | None = interface.wanted
 
     def serves(self, connection: Connection) -> bool:
-        """Says whether namespace, name, payload, mark, hardware address and MTU are still what they were."""
+        """Says whether namespace, name, payload, mark and hardware address are still what they were."""
         if connection.mechanism.type != constants.KERNEL:
             return False
         try:
@@ -58,8 +59,8 @@ class KernelOpenPort:
             return False
         have = self._interface.wanted
         return (
-            (wanted.name, wanted.ip_mode, wanted.alias, wanted.managed, wanted.mtu_bytes)
-            == (have.name, have.ip_mode, have.alias, have.managed, have.mtu_bytes)
+            (wanted.name, wanted.ip_mode, wanted.alias, wanted.managed)
+            == (have.name, have.ip_mode, have.alias, have.managed)
             and wanted.mac in (b"", self._interface.their_mac)
             and inode_url.means(wanted.inode_url, self._interface.netns)
         )
@@ -75,6 +76,8 @@ class KernelOpenPort:
         if wanted == applied:
             return  # it was opened with this a moment ago
         await run_in(None, lambda: self._interface.update(wanted))
+        if wanted.managed and isinstance(self.port, AfPacketPort):
+            self.port.set_mtu(wanted.mtu_bytes)
 
 
 class KernelMechanism:

@@ -297,7 +297,10 @@ class KernelInterface:
         wanted = self.wanted
         if not wanted.managed:
             return
-        sysctl.write("ipv4/ping_group_range", "0 2147483647")
+        try:
+            sysctl.write("ipv4/ping_group_range", "0 2147483647")
+        except NetlinkError as error:
+            log.warning("programs in the pod need a privilege to ping: %s", error)
         if any(one.version == 6 for one in wanted.addresses):
             sysctl.write(f"ipv6/conf/{wanted.name}/disable_ipv6", "0")
         if wanted.route_local_net:

@@ -329,7 +329,6 @@ async def test_what_a_port_cannot_become_asks_for_another(kernel: KernelMechanis
             asked(netns, "nsm-2"),
             asked(other),
             asked(netns, payload="IP"),
-            asked(netns, mtu=1400),
             asked(netns, origin="another"),
             asked(netns, inodeURL="file:///nowhere"),
         ):
@@ -548,7 +547,32 @@ async def test_a_ping_crosses_a_vwire_between_two_pods(two_netns: tuple[Netns, N
                 kernel.open(CLIENT, asked(client, **addressed)) as a,
                 dataplane.vwire(a.port, b.port) as wire,
             ):
-                for ip in ("172.16.1.100", "2001:db8::1"):
-                    done = await asyncio.to_thread(client.run, "ping", "-c3", "-i0.05", "-W2", ip, check=False)
-                    assert " 0% packet loss" in done.stdout, done.stdout
+                await ping(client, "172.16.1.100", "2001:db8::1")
                 assert wire.statistics().a_to_b.out_frames >= 6
+
+
+async def ping(pod: Netns, *ips: str, size: int = 56) -> None:
+    for ip in ips:
+        command = ("ping", "-c3", "-i0.05", "-W2", "-Mdo", f"-s{size}", ip)
+        done = await asyncio.to_thread(pod.run, *command, check=False)
+        assert " 0% packet loss" in done.stdout, done.stdout
+
+
+async def test_a_changed_mtu_is_applied_to_the_same_interfaces(two_netns: tuple[Netns, Netns]):
+    client, endpoint = two_netns
+    async with Dataplane() as dataplane:
+        with KernelMechanism(dataplane) as kernel:
+            async with (
+                kernel.open(ENDPOINT, asked(endpoint)) as b,
+                kernel.open(CLIENT, asked(client)) as a,
+                dataplane.vwire(a.port, b.port),
+            ):
+                indices = client.ifindex("nsm-1"), endpoint.ifindex("nsm-1")
+                for mtu in (9000, 1300):
+                    for opened, pod in ((a, client), (b, endpoint)):
+                        assert opened.serves(asked(pod, mtu=mtu))
+                        await opened.update(asked(pod, mtu=mtu))
+                        assert pod.links()["nsm-1"]["mtu"] == mtu
+                    assert {link["mtu"] for link in our_links().values()} == {mtu}
+                    await ping(client, "172.16.1.100", size=mtu - 28)
+                assert (client.ifindex("nsm-1"), endpoint.ifindex("nsm-1")) == indices

@@ -553,6 +553,10 @@ cdef class AfPacketPort(Port):
         self.c.disarm = packet_disarm
         self.c.wait_fd = self.packet.fd
 
+    def set_mtu(self, uint32_t mtu_bytes):
+        """Bounds what is sent from now on, without Ethernet header and VLAN tag; the link has its new MTU by now."""
+        store_release32(&self.packet.frame_bytes_max, mtu_bytes + <uint32_t>ETHERNET_HEADER)
+
     def set_link(self, bint up):
         """Says whether frames can pass; control hears of it from the kernel."""
         if up:
