@@ -232,7 +232,7 @@ class ForwarderSettings(Settings):
 class ClientSettings(Settings):
     """The settings of `vwire client`."""
 
-    name: str = Field("nsc", min_length=1, description="name of this client; its i-th connection is <name>-<i>")
+    name: str = Field("nsc", min_length=1, description="name of this client; its i-th connection is NAME-i")
     connect_to: str = Field(
         "unix:///var/lib/networkservicemesh/nsm.io.sock",
         description="the first hop: the manager or a forwarder, unix:///path or tcp://host:port",
