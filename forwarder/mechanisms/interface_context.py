@@ -25,6 +25,7 @@ from forwarder.netlink.route import IpNetwork, Route
 
 _PEER_ALIAS: Final = "veth-"
 _MAC: Final = re.compile(r"[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}", re.ASCII)
+_PROTOCOL: Final = re.compile(r"[0-9]{1,3}", re.ASCII)
 _DEFAULT_MTU_BYTES: Final = 1500
 _SMALLEST_MTU_BYTES: Final = 68
 _LARGEST_MTU_BYTES: Final = 65535
@@ -150,23 +151,27 @@ def _parse_routes(given: Iterable[ApiRoute]) -> list[Route]:
         prefix = api.interface(each.prefix)
         if prefix is None:
             continue
-        try:
-            gateway = ipaddress.ip_address(each.nextHop) if each.nextHop else None
-        except ValueError as error:
-            raise InvalidRequest(f"route {each.prefix}: next hop {each.nextHop!r} is not an address") from error
+        gateway = _ip(each.nextHop, f"route {each.prefix}: next hop") if each.nextHop else None
         if gateway is not None and gateway.version != prefix.version:
             raise InvalidRequest(f"route {each.prefix}: next hop {each.nextHop} is of the other IP version")
         routes.append(Route(destination=prefix.network, gateway=gateway))
     return routes
 
 
+def _ip(text: str, what: str) -> IpAddress:
+    try:
+        ip = ipaddress.ip_address(text)
+    except ValueError as error:
+        raise InvalidRequest(f"{what} {text!r} is not an address") from error
+    if "%" in text:
+        raise InvalidRequest(f"{what} {text!r} names a link", detail="the link is the connection's own")
+    return ip
+
+
 def _neighbours(context: IPContext) -> tuple[Neighbour, ...]:
     found = []
     for each in context.ip_neighbors:
-        try:
-            ip = ipaddress.ip_address(each.ip)
-        except ValueError as error:
-            raise InvalidRequest(f"ip_neighbors: {each.ip!r} is not an address") from error
+        ip = _ip(each.ip, "ip_neighbors:")
         if not each.hardware_address:
             raise InvalidRequest(f"ip_neighbors: {each.ip} has no hardware address")
         found.append(Neighbour(ip=ip, mac=_mac(each.hardware_address, "ip_neighbors")))
@@ -200,7 +205,7 @@ def _policy(given: PolicyRoute) -> Policy:
         raise InvalidRequest(f"policy from {source or 'all'}: its routes are not all of IPv{version}")
     protocol = 0
     if given.proto:
-        if not (given.proto.isascii() and given.proto.isdigit() and 0 < int(given.proto) < 256):
+        if not _PROTOCOL.fullmatch(given.proto) or not 0 < int(given.proto) < 256:
             raise InvalidRequest(f"policy: proto {given.proto!r} is not an IP protocol number within 1..255")
         protocol = int(given.proto)
     everywhere = ipaddress.ip_network("0.0.0.0/0" if version == 4 else "::/0")

@@ -163,6 +163,8 @@ def other_version(given):
         (policy(source="nonsense"), "from"),
         (policy(proto="tcp"), "proto"),
         (policy(proto="256"), "proto"),
+        (policy(proto="1" * 5000), "proto"),
+        (lambda c: c.context.ip_context.src_routes.add(prefix="2001:db8::/32", nextHop="fe80::1%lo"), "names a link"),
         (policy(dst_port="80-70"), "port range"),
         (other_version, "IPv4"),
         (lambda c: setattr(c.mechanism, "type", "MEMIF"), "not KERNEL"),
