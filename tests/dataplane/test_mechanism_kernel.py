@@ -1,6 +1,7 @@
 """KERNEL: what a pod gets, what it keeps over repeated Requests, and that all of it goes again."""
 
 import asyncio
+import errno
 import itertools
 import json
 import os
@@ -18,6 +19,7 @@ from forwarder.dataplane import Dataplane, Port
 from forwarder.dataplane.spec import KernelPortSpec, Mode
 from forwarder.errors import DataplaneError, InvalidRequest, MechanismUnsupported, NetlinkError
 from forwarder.mechanisms.kernel import KernelMechanism
+from forwarder.netlink import ingress
 from tests.support.cancellation import cancelled_at_wait
 from tests.support.connections import connection
 from tests.support.netns import Netns, network_namespace, network_namespaces
@@ -530,6 +532,19 @@ async def test_frames_that_the_data_plane_takes_reach_no_program_of_ours(
                     pass
             with pytest.raises(BlockingIOError):
                 program.recv(2000, socket.MSG_DONTWAIT)
+
+
+async def test_without_the_filter_the_wire_works_and_the_reason_is_told(
+    kernel: KernelMechanism, netns: Netns, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def refuse() -> int:
+        raise NetlinkError("cannot load the filter", errno=errno.EPERM)
+
+    monkeypatch.setattr(ingress, "_load", refuse)
+    async with kernel.open(CLIENT, asked(netns)):
+        assert addresses(netns) == {"172.16.1.101/32"}
+        assert "UP" in next(iter(our_links().values()))["flags"]
+    assert "will reach our own network stack too: cannot load the filter: Operation not permitted" in caplog.text
 
 
 @pytest.mark.parametrize("payload", ["ETHERNET", "IP"])
