@@ -11,6 +11,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
 from forwarder.dataplane.spec import Mode, Offload
+from tests.support.counters import settled
 from tests.support.frames import ETHERTYPES, ethernet_of, every_size, samples, stretched
 from tests.support.kernel_wire import LINK, MACS, OUR_MACS, KernelWire, Pods, kernel_wire, pods
 from tests.support.packet_socket import PacketSocket, packet_socket
@@ -48,12 +49,12 @@ def carry(sender: PacketSocket, receiver: PacketSocket, frames: list[bytes]) -> 
 
 async def check(wire: KernelWire, frames: list[bytes]) -> None:
     """Carries frames both ways, and checks that each arrives as it was, alone, and is counted."""
-    before = wire.statistics()
+    before = await settled(wire)
     with packet_socket(wire.pods.a, LINK) as a, packet_socket(wire.pods.b, LINK) as b:
         assert await asyncio.to_thread(carry, a, b, frames) == frames
         assert await asyncio.to_thread(carry, b, a, frames) == frames
         assert a.drain() == b.drain() == []
-    after = wire.statistics()
+    after = await settled(wire)
     for one, other in ((after.a_to_b, before.a_to_b), (after.b_to_a, before.b_to_a)):
         assert one.in_frames - other.in_frames == one.out_frames - other.out_frames == len(frames)
         assert one.in_bytes - other.in_bytes == one.out_bytes - other.out_bytes == sum(map(len, frames))
@@ -139,7 +140,7 @@ async def test_super_frames_cross_whole_and_unfinished(two_pods: Pods, ring: boo
             packet_socket(two_pods.b, LINK, vnet_hdr=True) as b,
         ):
             await asyncio.to_thread(carry_unfinished, a, b, made, vlan)
-        flow = wire.statistics().a_to_b
+        flow = (await settled(wire)).a_to_b
         assert flow.in_frames == flow.out_frames == len(made)
 
 
@@ -164,7 +165,7 @@ async def test_ip_payload_carries_packets_and_rebuilds_ethernet(two_pods: Pods, 
         assert [frame[14:] for frame in arrived] == [frame[14:] for frame in sent]
         assert {frame[:12] for frame in arrived} == {MACS[1] + OUR_MACS[1]}
         assert [frame[12:14] for frame in arrived] == [frame[12:14] for frame in sent]
-        flow = wire.statistics().a_to_b
+        flow = (await settled(wire)).a_to_b
         assert flow.in_frames == len(others) + len(sent)
         assert flow.out_frames == len(sent)
         assert flow.drops == {"not_ip": len(others)}

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from forwarder.dataplane.spec import Mode
+from tests.support.counters import settled
 from tests.support.frames import stretched
 from tests.support.kernel_wire import LINK, MACS, Pods, kernel_wire, pods
 from tests.support.netns import Netns
@@ -87,7 +88,7 @@ async def test_100_mb_over_tcp_arrive_whole_both_ways(
     async with kernel_wire(addressed_pods, ring=ring, mode=mode) as wire:
         await transfer(addressed_pods.a, addressed_pods.b, family, second)
         await transfer(addressed_pods.b, addressed_pods.a, family, first)
-        statistics = wire.statistics()
+        statistics = await settled(wire)
         for flow in (statistics.a_to_b, statistics.b_to_a):
             assert flow.in_frames == flow.out_frames + flow.dropped_frames
             assert flow.in_bytes > TRANSFER_BYTES
@@ -121,10 +122,10 @@ async def test_datagrams_sent_as_one_arrive_as_many(
             sink.bind((address, 0))
             sink.settimeout(5)
             sink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-            before = wire.statistics().a_to_b
+            before = (await settled(wire)).a_to_b
             send_segmented(addressed_pods.a, family, address, sink.getsockname()[1], data, 1200)
             pieces = [await asyncio.to_thread(sink.recv, 65536) for _ in range(34)]
-        after = wire.statistics().a_to_b
+        after = (await settled(wire)).a_to_b
     assert pieces == [data[i : i + 1200] for i in range(0, len(data), 1200)]
     assert after.in_bytes - before.in_bytes > len(data)
     assert after.in_frames - before.in_frames < len(pieces)
@@ -138,7 +139,7 @@ async def test_super_frames_pass_where_our_end_segments_itself(addressed_pods: P
     try:
         async with kernel_wire(addressed_pods) as wire:
             await transfer(addressed_pods.a, addressed_pods.b, socket.AF_INET, "10.0.0.2", 8 << 20)
-            flow = wire.statistics().a_to_b
+            flow = (await settled(wire)).a_to_b
             assert flow.in_frames == flow.out_frames + flow.dropped_frames
     finally:
         hub.run("ethtool", "-K", "port-b", *(word.replace("off", "on") for word in off))
@@ -175,6 +176,6 @@ async def test_no_frame_is_lost_doubled_or_overtaken_while_a_port_changes_to_its
                 assert await traffic == list(range(count))
                 assert b.drain() == []
             assert changes >= 4
-            flow = wire.statistics().a_to_b
+            flow = (await settled(wire)).a_to_b
             assert flow.in_frames == flow.out_frames == count
             assert wire.a.statistics().missed == 0

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from forwarder.dataplane import Dataplane, MemifPortSpec, Mode, Role
+from tests.support.counters import settled
 from tests.support.memif_peer import DISCONNECT, ClientPeer, PeerRefused
 from tests.support.port_kinds import KINDS, Rig, memif_address
 
@@ -21,7 +22,7 @@ async def witness(dataplane: Dataplane) -> AsyncIterator[tuple[Rig, Rig]]:
         dataplane.vwire(a.port, b.port, name="witness") as wire,
     ):
         yield a, b
-        flow = wire.statistics().a_to_b
+        flow = (await settled(wire)).a_to_b
         assert flow.in_frames == flow.out_frames
 
 
@@ -92,7 +93,7 @@ async def test_an_offender_is_disconnected_with_the_reason_and_may_come_back(off
                 peer.close()
             assert not port.connected
             await check(a, b)
-        flow = wire.statistics().a_to_b
+        flow = (await settled(wire)).a_to_b
         assert flow.in_frames == flow.out_frames + flow.dropped_frames
 
 

@@ -14,6 +14,7 @@ from scapy.layers.l2 import Ether
 
 from forwarder.dataplane import Dataplane, FlowStatistics, Mode, PortIO, Vwire
 from forwarder.errors import DataplaneError
+from tests.support.counters import settled
 from tests.support.frames import every_size, samples
 from tests.support.port_kinds import IP_KINDS, KINDS, Rig
 from tests.support.superframe import super_frame
@@ -211,7 +212,7 @@ async def test_every_pair_of_kinds_carries_frames_both_ways(dataplane: Dataplane
     ):
         assert await carry(a, b, frames) == frames
         assert await carry(b, a, frames) == frames
-        seen = wire.statistics()
+        seen = await settled(wire)
     for flow in (seen.a_to_b, seen.b_to_a):
         assert flow.in_frames == flow.out_frames == len(frames)
         assert flow.in_bytes == flow.out_bytes == sum(map(len, frames))
@@ -306,7 +307,7 @@ async def test_other_wires_come_and_go_without_loss(dataplane: Dataplane) -> Non
         assert await carry(a, b, frames) == frames
         done = True
         assert await changing >= 20
-        assert wire.statistics().a_to_b.out_frames == len(frames)
+        assert (await settled(wire)).a_to_b.out_frames == len(frames)
 
 
 async def test_a_wire_that_is_taken_away_leaves_its_ports_usable(dataplane: Dataplane) -> None:
