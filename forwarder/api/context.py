@@ -6,6 +6,7 @@ Source: Network Service Mesh API, `ipcontext_helpers.go` and the comments of Pol
 import re
 from collections.abc import Iterable
 from enum import Enum
+from functools import lru_cache
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_address, ip_interface
 from typing import Final
 
@@ -34,6 +35,7 @@ class Side(Enum):
         return Side.ENDPOINT if self is Side.CLIENT else Side.CLIENT
 
 
+@lru_cache(maxsize=1024)
 def interface(cidr: str) -> Interface | None:
     """Parses an address with its prefix length, keeping the host bits; None if it is not one."""
     if not _CIDR.fullmatch(cidr):

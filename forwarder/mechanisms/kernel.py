@@ -14,12 +14,13 @@ from forwarder.api.connection_pb2 import Connection
 from forwarder.api.connection_pb2 import Mechanism as ApiMechanism
 from forwarder.api.context import Side
 from forwarder.api.mechanisms import Kernel
+from forwarder.api.path import copy
 from forwarder.dataplane import Port
 from forwarder.dataplane.af_packet import AfPacketPort
 from forwarder.dataplane.spec import KernelPortSpec, Mode
 from forwarder.errors import InvalidRequest, MechanismUnsupported
 from forwarder.mechanisms import inode_url
-from forwarder.mechanisms.interface_context import InterfaceContext, interface_context, interface_name
+from forwarder.mechanisms.interface_context import interface_context, interface_name
 from forwarder.mechanisms.kernel_interface import KernelInterface, Tools
 from forwarder.netlink import run_in
 
@@ -42,12 +43,12 @@ class KernelPorts(Protocol):
 class KernelOpenPort:
     """A kernel interface and the port over our end of it."""
 
-    def __init__(self, port: Port, interface: KernelInterface, side: Side) -> None:
+    def __init__(self, port: Port, interface: KernelInterface, side: Side, connection: Connection) -> None:
         self.port = port
         self.interface = f"{constants.KERNEL}/{interface.wanted.name}"
         self._interface = interface
         self._side = side
-        self._applied: InterfaceContext | None = interface.wanted
+        self._opened_with: Connection | None = copy(connection)
 
     def serves(self, connection: Connection) -> bool:
         """Says whether namespace, name, payload, mark and hardware address are still what they were."""
@@ -71,10 +72,10 @@ class KernelOpenPort:
         Raises InvalidRequest for a malformed context, NetlinkError when the kernel refuses or
         the interface has gone.
         """
+        opened_with, self._opened_with = self._opened_with, None
+        if connection == opened_with:
+            return  # a moment ago
         wanted = interface_context(connection, self._side)
-        applied, self._applied = self._applied, None
-        if wanted == applied:
-            return  # it was opened with this a moment ago
         await run_in(None, lambda: self._interface.update(wanted))
         if wanted.managed and isinstance(self.port, AfPacketPort):
             self.port.set_mtu(wanted.mtu_bytes)
@@ -135,7 +136,7 @@ class KernelMechanism:
                 peer_mac=interface.their_mac,
             )
             async with self._dataplane.kernel_port(spec) as port:
-                yield KernelOpenPort(port, interface, side)
+                yield KernelOpenPort(port, interface, side, connection)
         finally:
             # a thread of its own: neither a second cancellation nor an ended deadline stops it
             await run_in(None, interface.remove)

@@ -16,8 +16,8 @@ threads made for it, never on the event loop's.
 import dataclasses
 import errno
 import logging
+import os
 import re
-import secrets
 import string
 import threading
 import time
@@ -60,7 +60,7 @@ class KernelInterface:
         """Makes nothing yet. `service` gives our end the readable half of its name."""
         stem = _UNSUITED.sub("-", service)[:_SERVICE_LETTERS] or "vwire"
         filling = link.NAME_BYTES - len(stem) - 1
-        self.our_name: Final = f"{stem}-{''.join(secrets.choice(_LETTERS) for _ in range(filling))}"
+        self.our_name: Final = f"{stem}-{''.join(_LETTERS[byte % len(_LETTERS)] for byte in os.urandom(filling))}"
         self.our_mac: Final = link.random_mac()
         self.our_index = 0
         self.their_mac: Final = wanted.mac or link.random_mac()
