@@ -67,6 +67,7 @@ _DOOMED_GROUP: Final = 0x76574952
 """The group that links are put into to be deleted together."""
 
 _GONE: Final = frozenset({errno.ENODEV})
+_NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,9 +180,13 @@ def set_flags(link: int | str, *, on: int = 0, off: int = 0) -> Request:
 
 
 def no_ipv6_address(link: int | str) -> Request:
-    """Keeps the kernel from giving the link an IPv6 link-local address when it comes up."""
+    """Keeps the kernel from giving the link an IPv6 link-local address when it comes up.
+
+    Fine, too, in a kernel that has no IPv6.
+    """
     mode = nested(_AF_INET6, u8(_IFLA_INET6_ADDR_GEN_MODE, _IN6_ADDR_GEN_MODE_NONE))
-    return _change(link, nested(_IFLA_AF_SPEC, mode), what=f"switch IPv6 address generation of link {link} off")
+    request = _change(link, nested(_IFLA_AF_SPEC, mode), what=f"switch IPv6 address generation of link {link} off")
+    return dataclasses.replace(request, tolerate=_NO_IPV6)
 
 
 def _change(link: int | str, attributes: bytes, *, what: str, flags: int = 0, mask: int = 0) -> Request:

@@ -50,6 +50,8 @@ _FIXED: Final = struct.Struct("=BBBBBBBBI")
 
 _EXISTS: Final = frozenset({errno.EEXIST})
 _GONE: Final = frozenset({errno.ESRCH, errno.ENODEV})
+_NOTHING_TO_LIST: Final = frozenset({errno.ENOENT, errno.EOPNOTSUPP, errno.EAFNOSUPPORT})
+"""The table does not exist, or the kernel has no IPv6."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +115,7 @@ def list_ours(*, index: int = 0, table: int = 0) -> list[Request]:
             flags=NLM_F_DUMP,
             body=_FIXED.pack(family, 0, 0, 0, 0, PROTOCOL, 0, 0, 0) + filters,
             what="list the routes" + (f" of link {index}" if index else ""),
-            tolerate=frozenset({errno.ENOENT}),  # the table does not exist
+            tolerate=_NOTHING_TO_LIST,
         )
         for family in (_AF_INET, _AF_INET6)
     ]
@@ -151,7 +153,7 @@ def list_all() -> list[Request]:
             flags=NLM_F_DUMP,
             body=_FIXED.pack(family, 0, 0, 0, 0, 0, 0, 0, 0),
             what="list the routes",
-            tolerate=frozenset({errno.EOPNOTSUPP, errno.EAFNOSUPPORT}),
+            tolerate=_NOTHING_TO_LIST,
         )
         for family in (_AF_INET, _AF_INET6)
     ]
