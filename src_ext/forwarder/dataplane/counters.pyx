@@ -28,6 +28,8 @@ _NAMES = tuple(name for name, _ in _REASONS)
 
 def drop_name(int reason):
     """Returns the name of a drop reason, by its number."""
+    if not 0 <= reason < DROP_REASONS:
+        raise IndexError(f"drop reason {reason}")
     return _NAMES[reason]
 
 

@@ -9,6 +9,7 @@ the slots of the peer, or into our own, and publishes a burst with one store.
 """
 
 import os
+import warnings
 
 from libc.errno cimport EBUSY, EINVAL, ENOSPC, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -637,12 +638,14 @@ cdef class MemifSession:
             for fd, size in regions:
                 self.map(fd, size)
             rx, tx = (to_server, to_client) if server else (to_client, to_server)
-            self.c.rx_ring = self.find_ring(rx[0], rx[1], rx[2])
-            self.c.rx_mask = <uint16_t>((1 << <int>rx[2]) - 1)
-            self.c.rx_fd = rx[3]
-            self.c.tx_ring = self.find_ring(tx[0], tx[1], tx[2])
-            self.c.tx_mask = <uint16_t>((1 << <int>tx[2]) - 1)
-            self.c.tx_fd = tx[3]
+            region, offset, log2_size, fd = rx
+            self.c.rx_ring = self.find_ring(region, offset, log2_size)
+            self.c.rx_mask = <uint16_t>((1 << <int>log2_size) - 1)
+            self.c.rx_fd = fd
+            region, offset, log2_size, fd = tx
+            self.c.tx_ring = self.find_ring(region, offset, log2_size)
+            self.c.tx_mask = <uint16_t>((1 << <int>log2_size) - 1)
+            self.c.tx_fd = fd
             self.c.frame_bytes_max = min(frame_bytes_max, <uint32_t>FRAME_BYTES_MAX)
             if not server:
                 self.c.buffer_bytes = buffer_bytes
@@ -707,6 +710,11 @@ cdef class MemifSession:
         release(ALLOCATED_MEMIF_SESSION, self.c)
         self.c = NULL
 
+    def __del__(self):
+        # Attached, it is its port that was forgotten, which says so.
+        if self.c != NULL and self.port is None:
+            warnings.warn("a memif session was never closed", ResourceWarning, source=self, stacklevel=1)
+
     def __dealloc__(self):
         self.port = None
         if self.c != NULL:
@@ -731,6 +739,10 @@ cdef class MemifPort(Port):
         self.c.tx_burst = server_tx_burst if server else client_tx_burst
         self.c.arm = server_arm if server else client_arm
         self.c.disarm = memif_disarm
+
+    def __del__(self):
+        if self.session is not None:
+            warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=1)
 
     def __dealloc__(self):
         if self.memif != NULL:

@@ -1,5 +1,7 @@
 """Driving a port from Python, without a worker: for applications at the end of a vWire, and for tests."""
 
+import warnings
+
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EBADF, EINVAL, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -74,6 +76,10 @@ cdef class PortIO:
         if self.epoll_fd < 0:
             raise DataplaneError("making an epoll descriptor", errno=errno)
         self.refresh()
+
+    def __del__(self):
+        if self.epoll_fd >= 0:
+            warnings.warn(f"the PortIO of {self.port!r} was never closed", ResourceWarning, source=self, stacklevel=1)
 
     def __dealloc__(self):
         self.shut()

@@ -400,7 +400,7 @@ cdef class Worker:
 
     def __dealloc__(self):
         if self.c == NULL:
-            return
+            return      # while it runs, its thread keeps it
         self.c.adopted = self.generation
         self.collect()
         self.shut()
