@@ -45,6 +45,7 @@ class KernelWire:
     """A running vWire between the two pods."""
 
     pods: Pods
+    dataplane: Dataplane
     ports: KernelPorts
     a: AfPacketPort
     b: AfPacketPort
@@ -76,7 +77,7 @@ async def kernel_wire(
     *,
     ring: bool = False,
     mode: Mode = Mode.ETHERNET,
-    mtu_bytes: int = 1500,
+    mtus: tuple[int, int] = (1500, 1500),
     qdisc_bypass: bool = True,
     ring_rate: float = 0,
 ) -> AsyncIterator[KernelWire]:
@@ -84,8 +85,8 @@ async def kernel_wire(
     ports = KernelPorts(ring_rate=ring_rate, qdisc_bypass=qdisc_bypass)
     async with (
         Dataplane() as dataplane,
-        ports.open(pods.spec(0, mode, mtu_bytes)) as a,
-        ports.open(pods.spec(1, mode, mtu_bytes)) as b,
+        ports.open(pods.spec(0, mode, mtus[0])) as a,
+        ports.open(pods.spec(1, mode, mtus[1])) as b,
         dataplane.vwire(a, b, name="a-b") as wire,
     ):
         if ring:
@@ -93,4 +94,4 @@ async def kernel_wire(
             await ports.look(2.0)
             assert a.ring is not None
             assert b.ring is not None
-        yield KernelWire(pods=pods, ports=ports, a=a, b=b, wire=wire)
+        yield KernelWire(pods=pods, dataplane=dataplane, ports=ports, a=a, b=b, wire=wire)

@@ -428,11 +428,12 @@ cdef uint32_t send(
             continue
         if code == ENOBUFS and frames[done].offload.gso_type != GSO_NONE and leave_bypass(self):
             continue
-        if code in (EAGAIN, ENOBUFS, ENOMEM):
+        if code == EAGAIN or code == ENOBUFS:
             break
         if code == EMSGSIZE:
             reason = DROP_TOO_BIG
-        elif code == EINVAL and (frames[done].offload.flags or frames[done].offload.gso_type):
+        elif (code == EINVAL or code == ENOMEM) and (frames[done].offload.flags or frames[done].offload.gso_type):
+            # ENOMEM is what the kernel says of a frame that it failed to segment.
             reason = DROP_BAD_OFFLOAD
         elif code in (ENETDOWN, ENXIO, ENODEV):
             reason = DROP_LINK_DOWN
