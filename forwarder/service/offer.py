@@ -35,10 +35,8 @@ def asked_by_caller(request: NetworkServiceRequest, mechanisms: Mechanisms) -> l
     Raises MechanismUnsupported when there is none. When all that we support had wrong parameters,
     raises the InvalidRequest that tells of the first.
     """
-    if request.connection.mechanism.type:
-        asked = [request.connection.mechanism]
-    else:
-        asked = list(request.mechanism_preferences)
+    agreed = request.connection.mechanism
+    asked = [agreed] if agreed.type else list(request.mechanism_preferences)
     if not asked:
         raise InvalidRequest("the request asks for no mechanism: neither connection.mechanism nor preferences")
     usable: list[Mechanism] = []
