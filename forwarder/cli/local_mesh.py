@@ -36,6 +36,7 @@ from forwarder.mesh.client import Client, ClientVwire
 from forwarder.mesh.endpoint import Endpoint, Extension, assigns, kernel_end
 from forwarder.mesh.ipam import PointToPointIpam
 from forwarder.mesh.memif_app import memif_end
+from forwarder.netlink.netns import named
 from forwarder.observability.table import Flow, Look, Row
 from forwarder.rpc import monitor_connection, network_service, serve
 from forwarder.service import Forwarder, Target
@@ -175,7 +176,11 @@ def record(plan: MeshPlan, run_dir: str) -> Remains:
 
 
 def check_free(plan: MeshPlan, run_dir: str) -> None:
-    """Raises ConfigError when a mesh of this name is up, or was left by one that was killed."""
+    """Takes away what a killed mesh of this name left.
+
+    Raises ConfigError when one is up, or when a namespace that we would make is there already:
+    it is somebody else's, and must not be taken away with the mesh.
+    """
     earlier = Remains.load(run_dir, plan.name)
     if earlier.process() is not None:
         raise ConfigError(
@@ -185,6 +190,13 @@ def check_free(plan: MeshPlan, run_dir: str) -> None:
     if earlier.pid:
         for line in earlier.remove():
             _log.warning("an earlier mesh %s was killed: %s", plan.name, line)
+    taken = sorted(set(record(plan, run_dir).namespaces).intersection(named()))
+    if taken:
+        raise ConfigError(
+            f"mesh {plan.name!r} needs the network namespace {taken[0]}",
+            detail="it is there already, and not from a mesh that `vwire up` recorded",
+            hint=f"choose another --name, or remove it with `ip netns delete {taken[0]}`",
+        )
 
 
 @asynccontextmanager

@@ -212,3 +212,22 @@ async def test_a_server_cancelled_while_it_starts_leaves_nothing(tmp_path, turns
     with pytest.raises(asyncio.CancelledError):
         await task
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89])
+async def test_a_client_cancelled_at_any_time_leaves_nothing_and_the_next_works(mesh, netns, turns):
+    async with mesh(prefix="172.16.0.0/31") as (endpoint, url):
+
+        async def connected():
+            async with client(url, netns).vwire(WEB, 0):
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(connected())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        async with client(url, netns, "next").vwire(WEB, 0) as vwire:
+            assert vwire.addresses == ["172.16.0.1/32"]
+            assert len(endpoint) == 1

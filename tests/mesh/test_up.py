@@ -161,6 +161,33 @@ def test_a_name_that_is_taken_is_told(small, run_dir):
         assert up.process.poll() is None
 
 
+def test_a_namespace_of_somebody_else_is_left_alone(small, run_dir):
+    subprocess.run(["ip", "netns", "add", "vwire-small-b"], check=True)
+    try:
+        result = vwire("up", str(small), "--run-dir", str(run_dir))
+        assert result.returncode == 2
+        assert "needs the network namespace vwire-small-b: it is there already" in result.stderr
+        assert left_of("small", run_dir) == ["vwire-small-b"]
+    finally:
+        subprocess.run(["ip", "netns", "delete", "vwire-small-b"], check=True)
+
+
+def test_two_meshes_do_not_meet(small, run_dir):
+    with (
+        running("up", str(small), "--run-dir", str(run_dir), "--for", "60") as one,
+        running("up", str(small), "--name", "other", "--run-dir", str(run_dir), "--for", "60") as other,
+    ):
+        one.wait_for("passed +a ping")
+        other.wait_for("passed +a ping")
+        assert one.end() == 0
+        again = subprocess.run(
+            ["ip", "netns", "exec", "vwire-other-a", "ping", "-c", "1", "10.9.0.0"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert "1 received" in again.stdout
+    assert left_of("small", run_dir) + left_of("other", run_dir) == []
+
+
 def test_a_check_that_fails_fails_the_mesh_and_says_what_came_back(tmp_path, run_dir):
     path = tmp_path / "failing.yaml"
     path.write_text(SMALL.replace("ping -c 2 -i 0.2 {dst}", "ping -c 1 -W 1 10.9.0.77"))
