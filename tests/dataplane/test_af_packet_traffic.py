@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 import random
 import socket
 import struct
@@ -9,7 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from forwarder.dataplane.spec import Mode
+from forwarder.dataplane import Dataplane
+from forwarder.dataplane.spec import MemifPortSpec, Mode, Role
 from tests.support.counters import settled
 from tests.support.frames import stretched
 from tests.support.kernel_wire import LINK, MACS, Pods, kernel_wire, pods
@@ -179,3 +181,30 @@ async def test_no_frame_is_lost_doubled_or_overtaken_while_a_port_changes_to_its
             flow = (await settled(wire)).a_to_b
             assert flow.in_frames == flow.out_frames == count
             assert wire.a.statistics().missed == 0
+
+
+@pytest.mark.parametrize("mode", [Mode.ETHERNET, Mode.IP], ids=["ethernet", "ip"])
+async def test_100_mb_over_tcp_arrive_whole_where_memif_is_on_the_way(
+    addressed_pods: Pods, family: socket.AddressFamily, mode: Mode
+) -> None:
+    """Pod, kernel port, memif, memif, kernel port, pod: super-frames become segments with whole checksums."""
+    neighbours(addressed_pods)
+    address = f"@vwire-tcp-{os.getpid()}"
+    first, second = ADDRESSES[family]
+    async with (
+        Dataplane() as dataplane,
+        dataplane.kernel_port(addressed_pods.spec(0, mode)) as a,
+        dataplane.kernel_port(addressed_pods.spec(1, mode)) as b,
+        dataplane.memif_port(MemifPortSpec(role=Role.SERVER, address=address, mode=mode)) as server,
+        dataplane.memif_port(MemifPortSpec(role=Role.CLIENT, address=address, mode=mode)) as client,
+        dataplane.vwire(a, server) as left,
+        dataplane.vwire(client, b) as right,
+    ):
+        await asyncio.gather(server.wait_connected(), client.wait_connected())
+        await transfer(addressed_pods.a, addressed_pods.b, family, second)
+        await transfer(addressed_pods.b, addressed_pods.a, family, first)
+        for wire in (left, right):
+            statistics = wire.statistics()
+            for flow in (statistics.a_to_b, statistics.b_to_a):
+                assert flow.in_frames == flow.out_frames + flow.dropped_frames
+                assert not {"bad_offload", "gso_unsupported", "too_big", "not_ip"} & set(flow.drops)

@@ -46,7 +46,7 @@ cdef struct port_t:
     tx_burst_fn tx_burst
     arm_fn arm
     disarm_fn disarm
-    uint32_t flags          # PORT_HOLDS, ...; fixed once open
+    uint32_t flags          # PORT_HOLDS, ...; fixed once open, but PORT_HOLDS may change with each rx_burst
     uint32_t state          # PORT_DEAD, PORT_CONNECTED; atomic
     uint32_t fault          # errno or a port kind's own code, why it is dead; atomic
     int wait_fd             # readable when frames may have come; -1 for none; atomic
