@@ -5,6 +5,7 @@ import importlib
 import signal
 import sys
 
+from bench.programs import first_in_line
 from bench.results import FILE, commit, machine, save, table
 
 BENCHES = {
@@ -30,7 +31,8 @@ def main() -> int:
     for name in arguments.names or BENCHES:
         print(f"\n{name}: {BENCHES[name]}", flush=True)
         try:
-            rows = importlib.import_module(f"bench.{name}").run(quick=arguments.quick)
+            with first_in_line():
+                rows = importlib.import_module(f"bench.{name}").run(quick=arguments.quick)
         except Exception as error:
             print(f"{name}: failed: {error!r}", file=sys.stderr)
             failed.append(name)
