@@ -173,12 +173,20 @@ async def follow(
 ) -> None:
     """Calls `changed` with the next hop's view whenever that would change `own()`, our current one.
 
-    A DELETE makes its state DOWN. An initial state equal to ours is no change. `changed` has to
+    A DELETE makes its state DOWN, and so does an initial transfer without our connection: the next
+    hop has lost it. An initial state equal to ours is no change. `changed` has to
     `adopt` the view in the connection's turn, as ours may have changed while it waited for it.
     Returns at the end of `events`, or when `own()` is None; what `events` raises is raised.
     """
     async for event in events:
-        for theirs in event.connections.values():
+        views = list(event.connections.values())
+        known = own()
+        initial = event.type == INITIAL_STATE_TRANSFER
+        if initial and known is not None and not any(concerns(theirs, known) for theirs in views):
+            lost = copy(known)
+            lost.state = DOWN
+            views.append(lost)
+        for theirs in views:
             known = own()
             if known is None:
                 return

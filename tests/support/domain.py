@@ -3,7 +3,7 @@
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -169,3 +169,10 @@ def memif(netns: Netns) -> Mechanism:
 def mine(answer: Connection) -> str:
     """The forwarder's own connection id in an answer."""
     return answer.path.path_segments[1].id
+
+
+async def until(condition: Callable[[], bool], *, within_s: float = 10.0) -> None:
+    """Waits for what no event tells of; raises TimeoutError when it does not come about."""
+    async with asyncio.timeout(within_s):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)

@@ -218,3 +218,17 @@ async def test_following_ends_when_the_connection_is_gone() -> None:
         raise AssertionError
 
     await follow(events(), lambda: None, changed)
+
+
+async def test_a_next_hop_that_does_not_know_our_connection_any_more_makes_it_down() -> None:
+    own = of(1)
+    states: list[int] = []
+
+    async def events() -> AsyncIterator[ConnectionEvent]:
+        yield ConnectionEvent(type=INITIAL_STATE_TRANSFER)
+
+    async def changed(theirs: Connection) -> None:
+        states.append(adopt(theirs, own).state)
+
+    await follow(events(), lambda: own, changed)
+    assert states == [DOWN]
