@@ -41,6 +41,7 @@ from forwarder.cli.local_mesh import (
 from forwarder.cli.mesh_file import MeshPlan
 from forwarder.cli.options import settings_flags
 from forwarder.cli.privilege import need_privilege
+from forwarder.connection.background import Background
 from forwarder.errors import ConfigError, ForwarderError
 from forwarder.mesh.client import describe
 from forwarder.mesh.endpoint import forever
@@ -205,22 +206,19 @@ def _gist(lines: list[str]) -> str:
 async def shown(mesh: LocalMesh, console: Console, *, draws: bool) -> AsyncIterator[None]:
     """Shows the table of vWires: in place, or printed now and then and at the end."""
     first = mesh.look()
+    background = Background()
     if draws:
         with Live(console=console, auto_refresh=False, transient=False) as live:
-            task = asyncio.create_task(_draw(mesh, live, first), name="table")
             try:
-                yield
+                async with background.running(_draw(mesh, live, first), "table"):
+                    yield
             finally:
-                task.cancel()
-                await asyncio.wait([task])
                 live.update(Group(render(mesh.look(), first, f"mesh {mesh.plan.name}, mean rates")), refresh=True)
         return
-    task = asyncio.create_task(_print(mesh, console, first), name="table")
     try:
-        yield
+        async with background.running(_print(mesh, console, first), "table"):
+            yield
     finally:
-        task.cancel()
-        await asyncio.wait([task])
         console.print(render(mesh.look(), first, f"mesh {mesh.plan.name}, mean rates"))
 
 

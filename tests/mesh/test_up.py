@@ -227,22 +227,25 @@ def test_without_privilege_it_says_what_it_needs(small, run_dir):
 
 
 def test_at_a_terminal_it_stays_until_ctrl_c_and_leaves_the_terminal_as_it_was(small, run_dir):
-    pid, terminal = pty.fork()
-    if pid == 0:  # the program's side
-        os.execvpe(
-            command("up")[0], command("up", str(small), "--run-dir", str(run_dir)), environment(TERM="xterm-256color")
-        )
+    terminal, theirs = pty.openpty()
+    before = termios.tcgetattr(terminal)
+    up = subprocess.Popen(
+        ["setsid", "--ctty", *command("up", str(small), "--run-dir", str(run_dir))],
+        env=environment(TERM="xterm-256color"), stdin=theirs, stdout=theirs, stderr=theirs,
+    )  # fmt: skip
+    os.close(theirs)
     try:
-        before = termios.tcgetattr(terminal)
         output = _read_until(terminal, b"stays until Ctrl-C")
         output += _read_until(terminal, b"frames/s")
         os.write(terminal, b"\x03")
         output += _read_until(terminal, None)
         assert termios.tcgetattr(terminal) == before
+        assert up.wait(30) == 0
     finally:
         os.close(terminal)
-        _, status = os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
+        if up.poll() is None:
+            up.kill()
+            up.wait()
     assert output.count(b"\x1b[?25l") == output.count(b"\x1b[?25h")  # the cursor is shown again
     assert left_of("small", run_dir) == []
 
