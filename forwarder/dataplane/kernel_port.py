@@ -94,6 +94,8 @@ class _OpenPort:
     wait: select.epoll | None = None
     """What the worker waits for while there is a ring: both sockets."""
     stage: _Stage = _Stage.QUEUE
+    refused: bool = False
+    """The kernel had no memory for a ring, or none of what it takes: not asked again."""
     retired: PacketRing | None = None
     received: int = 0
     """Frames at the last look."""
@@ -228,7 +230,7 @@ class KernelPorts:
         )
         try:
             match entry.stage:
-                case _Stage.QUEUE if wanted and port.connected:
+                case _Stage.QUEUE if wanted and port.connected and not entry.refused:
                     await _enter_ring(entry)
                 case _Stage.ENTERING:
                     port.settle_ring()
@@ -245,7 +247,8 @@ class KernelPorts:
                     await call_in_netns(None, entry.close_ring, undo=_nothing)
                     entry.stage = _Stage.QUEUE
         except OSError as error:
-            log.warning("ring of link %s: %s", entry.spec.name, error)
+            entry.refused = True
+            log.warning("link %s goes on without a ring: %s", entry.spec.name, str(error))
 
     @asynccontextmanager
     async def _watch(self, netns: int | None) -> AsyncIterator[LinkWatch]:
@@ -342,7 +345,12 @@ async def _enter_ring(entry: _OpenPort) -> None:
     port.attach_ring(ring)
     port.set_wait_fd(entry.wait.fileno())
     entry.stage = _Stage.ENTERING
-    await call_in_netns(None, lambda: steer_fanout(port.socket.fileno(), RING_MEMBER), undo=_nothing)
+    try:
+        await call_in_netns(None, lambda: steer_fanout(port.socket.fileno(), RING_MEMBER), undo=_nothing)
+    except OSError:
+        port.leave_ring()
+        entry.stage = _Stage.LEAVING
+        raise
 
 
 async def _close(entry: _OpenPort) -> None:

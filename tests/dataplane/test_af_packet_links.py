@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from forwarder.dataplane import Dataplane
+from forwarder.dataplane import Dataplane, kernel_port
 from forwarder.dataplane.kernel_port import KernelPorts
 from forwarder.dataplane.spec import Offload
 from forwarder.errors import DataplaneError
@@ -302,3 +302,31 @@ def test_the_thread_of_the_event_loop_stays_in_its_namespace(two_pods: Pods) -> 
 
     asyncio.run(work())
     assert socket.if_nameindex() == [(1, "lo")]
+
+
+async def test_a_ring_that_the_kernel_refuses_costs_nothing_but_a_warning(
+    two_pods: Pods, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kernel_port, "SLOT_BYTES", 17)  # not a multiple of 16: EINVAL
+    async with kernel_wire(two_pods) as wire:
+        for now in (1.0, 2.0, 3.0):
+            await wire.ports.look(now)
+        assert wire.ports.rings == 0
+        await passes(wire)
+    assert [record.message for record in caplog.records if "without a ring" in record.message] == [
+        f"link {link} goes on without a ring: [Errno {errno.EINVAL}] {os.strerror(errno.EINVAL)}" for link in OURS
+    ]
+
+
+async def test_rings_are_no_more_than_allowed_and_go_back_when_links_go_quiet(two_pods: Pods) -> None:
+    ports = KernelPorts(ring_rate=0, max_rings=1)
+    async with ports.open(two_pods.spec(0)) as a, ports.open(two_pods.spec(1)) as b:
+        for now in (1.0, 2.0, 3.0):
+            await ports.look(now)
+        assert ports.rings == 1
+        assert (a.ring is None) != (b.ring is None)
+        ports.ring_rate = 1e9
+        for now in (4.0, 5.0, 6.0, 7.0):
+            await ports.look(now)
+        assert ports.rings == 0
+        assert a.ring is b.ring is None
