@@ -9,6 +9,7 @@ it away again.
 
 import importlib
 import os
+from importlib import metadata
 from typing import Final
 
 import rich_click as click
@@ -16,15 +17,11 @@ import rich_click as click
 # Before gRPC is imported: it would tell on stderr what its transports do.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
-COMMANDS: Final[dict[str, str]] = {
-    "up": "make a local mesh on this machine and show what flows",
-    "down": "take a local mesh away, also one whose process was killed",
-    "forwarder": "join clients and endpoints by virtual wires",
-    "client": "put virtual wires into a network namespace and keep them alive",
-    "endpoint": "serve a network service that hands out addresses and answers pings",
-    "memif-ping": "ping through a memif virtual wire, as an application without a kernel interface",
-}
-"""Every program and its line in the list; the module of the same name holds the command."""
+COMMANDS: Final = ("up", "down", "forwarder", "client", "endpoint", "memif-ping")
+"""Every program, in the order of the list; the module of the same name holds the command."""
+
+# A blank line in a docstring is one in the help.
+click.rich_click.TEXT_PARAGRAPH_LINEBREAKS = "\n\n"
 
 
 class Programs(click.RichGroup):
@@ -42,13 +39,16 @@ class Programs(click.RichGroup):
         command: click.Command = module.command
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes the list without importing every program."""
-        with formatter.section("Programs"):
-            formatter.write_dl(list(COMMANDS.items()))
+
+def version() -> str:
+    """Returns the installed package's version."""
+    try:
+        return metadata.version("vwire")
+    except metadata.PackageNotFoundError:
+        return "(run from its source, not installed)"
 
 
 @click.group(name="vwire", cls=Programs, help=__doc__, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="vwire", prog_name="vwire")
+@click.version_option(version(), prog_name="vwire")
 def main() -> None:
     """Runs one program."""
