@@ -194,7 +194,7 @@ async def test_a_full_queue_has_no_room_and_is_counted(two_pods: Pods) -> None:
         assert flow.in_frames == 50
         assert set(flow.drops) == {"no_room"}
         assert flow.out_frames + flow.drops["no_room"] == 50
-        assert 1 <= flow.out_frames <= 10
+        assert flow.out_frames >= 1
 
 
 async def test_an_offload_that_contradicts_its_frame_stops_nothing(two_pods: Pods, ring: bool) -> None:

@@ -6,6 +6,7 @@ import os
 import random
 import socket
 import struct
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -147,39 +148,46 @@ async def test_super_frames_pass_where_our_end_segments_itself(addressed_pods: P
         hub.run("ethtool", "-K", "port-b", *(word.replace("off", "on") for word in off))
 
 
-def stream(sender: PacketSocket, receiver: PacketSocket, count: int, window: int) -> list[int]:
-    """Sends numbered frames, never more than `window` ahead of what arrived, and returns the numbers that did."""
+def stream(sender: PacketSocket, receiver: PacketSocket, enough: threading.Event, window: int) -> tuple[int, list[int]]:
+    """Sends numbered frames until there are enough, never more than `window` ahead of what arrived.
+
+    Returns how many were sent, and the numbers that arrived.
+    """
     head = MACS[1] + MACS[0] + b"\x88\xb5"
     arrived: list[int] = []
-    for number in range(count):
-        sender.send(head + struct.pack("!Q", number) + bytes(40))
-        if number - len(arrived) >= window:
+    sent = 0
+    while not enough.is_set():
+        sender.send(head + struct.pack("!Q", sent) + bytes(40))
+        sent += 1
+        if sent - len(arrived) > window:
             arrived.append(struct.unpack_from("!Q", receiver.receive()[0], 14)[0])
-    while len(arrived) < count:
+    while len(arrived) < sent:
         arrived.append(struct.unpack_from("!Q", receiver.receive()[0], 14)[0])
-    return arrived
+    return sent, arrived
 
 
 async def test_no_frame_is_lost_doubled_or_overtaken_while_a_port_changes_to_its_ring_and_back() -> None:
-    count = 60_000
+    enough = threading.Event()
     with pods() as two_pods:
         async with kernel_wire(two_pods, ring_rate=1e9) as wire:
             with packet_socket(two_pods.a, LINK) as a, packet_socket(two_pods.b, LINK) as b:
-                traffic = asyncio.create_task(asyncio.to_thread(stream, a, b, count, 50))
-                now, changes, has_ring = 1.0, 0, False
-                while not traffic.done():
-                    # A rate above all limits, then one below: the port goes all the way there and back.
-                    wire.ports.ring_rate = 0 if changes % 2 == 0 else 1e9
-                    await wire.ports.look(now := now + 1.0)
-                    if has_ring != (wire.ports.rings > 0):
-                        has_ring = not has_ring
-                        changes += 1
-                    await asyncio.sleep(0.002)
-                assert await traffic == list(range(count))
+                traffic = asyncio.create_task(asyncio.to_thread(stream, a, b, enough, 50))
+                now = 1.0
+                try:
+                    for change in range(10):
+                        # A limit below all rates, then one above: there, and all the way back.
+                        wire.ports.ring_rate = 1e9 if change % 2 else 0
+                        while (wire.a.ring is None) != bool(change % 2) or wire.ports.rings not in (0, 2):
+                            await wire.ports.look(now := now + 1.0)
+                            await asyncio.sleep(0.002)
+                            assert not traffic.done()
+                finally:
+                    enough.set()
+                sent, arrived = await traffic
+                assert arrived == list(range(sent))
                 assert b.drain() == []
-            assert changes >= 4
-            flow = (await settled(wire)).a_to_b
-            assert flow.in_frames == flow.out_frames == count
+            flow = wire.statistics().a_to_b
+            assert flow.in_frames == flow.out_frames == sent
             assert wire.a.statistics().missed == 0
 
 
