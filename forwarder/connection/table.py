@@ -8,7 +8,7 @@ What is promised, for each connection id:
 - Close works on the connection as the last successful Request left it, whatever the caller passed;
   closing an unknown id succeeds.
 - Undoing is not cut short by the caller's cancellation; it has its own deadline, as long as the one
-  the last Request was given.
+  the last Request was given, and LEAST_SECONDS at least.
 
 Source: sdk's `begin`, whose guarantees these are.
 """
@@ -30,6 +30,9 @@ T = TypeVar("T")
 DEFAULT_SECONDS = 15.0
 """The deadline of undoing for a Request that came without one: what NSM's client gives a Request."""
 
+LEAST_SECONDS = 10.0
+"""The shortest deadline of undoing: a caller in a hurry must not make us leave things behind."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -46,7 +49,7 @@ class Entry(Generic[T]):
         self.held: T | None = None
         """What the program keeps beside the connection, to compare a later Request with."""
         self.seconds = DEFAULT_SECONDS
-        """How long the last Request was given: the deadline of undoing it."""
+        """The deadline of undoing."""
         self.users = 0
         self.lock = asyncio.Lock()
 
@@ -157,7 +160,7 @@ class ConnectionTable(Generic[T]):
         closed: Callable[[Connection], None] = lambda _connection: None,
     ) -> Connection:
         """Does what `request` does, for an event that has its turn already."""
-        entry.seconds = DEFAULT_SECONDS if seconds is None else seconds
+        entry.seconds = DEFAULT_SECONDS if seconds is None else max(seconds, LEAST_SECONDS)
         if asked.state == RESELECT_REQUESTED and entry.established:
             await _quietly(self.close_entry(entry, closed))
         entry.establish(await work(entry))

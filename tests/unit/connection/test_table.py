@@ -9,6 +9,7 @@ import pytest
 
 from forwarder.api.connection_pb2 import DOWN, RESELECT_REQUESTED, UP, Connection
 from forwarder.connection import current
+from forwarder.connection import table as tables
 from forwarder.connection.table import ConnectionTable, Entry
 from forwarder.errors import DataplaneError, InvalidRequest, NextHopError
 from tests.support.clock import settle
@@ -195,7 +196,8 @@ async def test_undoing_is_finished_although_the_caller_is_cancelled_again() -> N
     assert undone.is_set()
 
 
-async def test_undoing_has_the_requests_own_deadline() -> None:
+async def test_undoing_has_the_requests_own_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "LEAST_SECONDS", 0.0)
     table: ConnectionTable[str] = ConnectionTable()
     events: list[str] = []
 
@@ -215,6 +217,17 @@ async def test_undoing_has_the_requests_own_deadline() -> None:
         await table.close("1")
     assert events == ["gave up", "the rest"], "what is stuck does not keep the rest from being undone"
     assert table._entries == {}
+
+
+async def test_a_request_in_a_hurry_does_not_hurry_its_undoing() -> None:
+    table: ConnectionTable[str] = ConnectionTable()
+
+    async def work(entry: Entry[str]) -> Connection:
+        assert entry.seconds == tables.LEAST_SECONDS
+        return Connection(id="1")
+
+    await table.request(Connection(id="1"), work, seconds=0.001)
+    await table.close("1")
 
 
 async def test_close_undoes_the_rest_when_a_part_fails_and_says_so() -> None:
