@@ -45,8 +45,6 @@ def set_up(level: str, stream: TextIO | None = None, handler: logging.Handler | 
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(_level)
-    # pyroute2 tells every netlink message at this level.
-    logging.getLogger("pyroute2").setLevel(logging.WARNING)
 
 
 def raise_level() -> None:
