@@ -39,6 +39,8 @@ cdef extern from "copy.h" nogil:
         uint64_t length
     ctypedef void (*copy_all_fn)(const copy_t *copies, uint32_t n) noexcept nogil
     copy_all_fn copy_all_choose()
+    void prefetch_read(const void *line)
+    void prefetch_write(const void *line)
 
 cdef extern from "<sys/mman.h>" nogil:
     enum:
