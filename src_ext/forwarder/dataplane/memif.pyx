@@ -107,6 +107,7 @@ cdef enum:
     ETHERNET_HEADER = 14
     RING_HEADER = 128
     DESCRIPTOR = 16
+    LINE_DESCRIPTORS = 4    # in one cache line
 
 cdef copy_all_fn copy_all = copy_all_choose()
 
@@ -144,22 +145,30 @@ cdef inline memif_session_t *usable(memif_port_t *self) noexcept nogil:
 # --- Receiving ------------------------------------------------------------------------------
 
 
-cdef inline void fetch_descriptors(const memif_ring_t *ring, uint16_t index, uint16_t end, uint16_t mask, bint write) noexcept nogil:
-    """Asks for the lines of a burst's descriptors together: read one after the other, each waits for the one before."""
-    cdef uint16_t n = ring_count(end, index)
-    if n > BURST_FRAMES:
-        n = BURST_FRAMES
-    n += index & 3
-    index &= <uint16_t>~3
+cdef inline void fetch_descriptors(
+    const memif_ring_t *ring, uint16_t index, uint16_t end, uint32_t most, uint16_t mask, bint write
+) noexcept nogil:
+    """Asks for the lines of the next descriptors, `most` of them and none behind `end`, all at once.
+
+    They were written last by the peer, on another CPU. Read one after the other, each line would
+    wait for the one before.
+    """
+    cdef uint32_t n = ring_count(end, index)
+    cdef uint16_t line = index & <uint16_t>~(LINE_DESCRIPTORS - 1)
+    if n == 0:
+        return
+    if n > most:
+        n = most
+    n += ring_count(index, line)
     while True:
         if write:
-            prefetch_write(&ring.desc[ring_slot(index, mask)])
+            prefetch_write(&ring.desc[ring_slot(line, mask)])
         else:
-            prefetch_read(&ring.desc[ring_slot(index, mask)])
-        if n <= 4:
+            prefetch_read(&ring.desc[ring_slot(line, mask)])
+        if n <= LINE_DESCRIPTORS:
             break
-        n -= 4
-        index += 4
+        n -= LINE_DESCRIPTORS
+        line += LINE_DESCRIPTORS
 
 
 cdef inline void post(memif_session_t *self, uint16_t index) noexcept nogil:
@@ -305,7 +314,7 @@ cdef inline uint32_t receive(memif_port_t *port, burst_t *burst, flow_t *flow, b
             fail(&port.port, FAULT_INDEX)
             return 0
         self.rx_end = end
-    fetch_descriptors(self.rx_ring, index, self.rx_end, self.rx_mask, False)
+    fetch_descriptors(self.rx_ring, index, self.rx_end, BURST_FRAMES, self.rx_mask, False)
     while index != self.rx_end and n < BURST_FRAMES:
         error = admit(self, burst, &burst.frames[n], &index, shortest, ip_mode, server)
         if error:
@@ -500,59 +509,85 @@ cdef inline void publish(memif_port_t *port, memif_session_t *self, bint server)
         eventfd_write(self.tx_fd, 1)
 
 
+cdef inline bint is_plain(const frame_t *frame) noexcept nogil:
+    """One piece that needs nothing but a copy."""
+    return frame.n_more == 0 and not frame.offload.flags & OFFLOAD_NEEDS_CSUM and frame.offload.gso_type == 0
+
+
+cdef inline uint32_t place_plain(
+    memif_session_t *self, const frame_t *frames, uint32_t n, copy_t *copies, bint *fault, bint server
+) noexcept nogil:
+    """Fills slots for the plain frames at the head of `frames`, and lists their copies; returns how many.
+
+    It stops at a frame that needs more than a copy, at the last slot that may be filled, and at a
+    fault. Its numbers live in registers: this is the loop that every small frame goes through.
+    """
+    cdef uint32_t index = self.tx_next
+    cdef uint32_t room = ring_count(self.tx_end, self.tx_next)
+    cdef memif_desc_t desc
+    cdef uint8_t *to
+    cdef uint32_t capacity, i
+    cdef uint16_t slot
+    if n > room:
+        n = room
+    for i in range(n):
+        slot = ring_slot(<uint16_t>(index + i), self.tx_mask)
+        if not room_for(self, slot, &to, &capacity, &desc, server):
+            fault[0] = True
+            n = i
+            break
+        if frames[i].length > capacity or not is_plain(&frames[i]):
+            n = i
+            break
+        prefetch_write(to)
+        copies[i].to = to
+        copies[i].from_ = frames[i].data
+        copies[i].length = frames[i].length
+        fill_slot(self, slot, &desc, 0, frames[i].length, server)
+    self.tx_next = <uint16_t>(index + n)
+    return n
+
+
 cdef inline uint32_t send(memif_port_t *port, burst_t *burst, uint32_t first, flow_t *flow, bint server) noexcept nogil:
     cdef memif_session_t *self = usable(port)
     cdef copy_t copies[BURST_FRAMES]
-    cdef memif_desc_t desc
-    cdef frame_t *frame
-    cdef uint8_t *to
-    cdef uint32_t capacity
     cdef uint32_t i = first
     cdef uint32_t n_copies = 0
+    cdef uint32_t placed, k
     cdef uint64_t sent = 0
     cdef uint64_t sent_bytes = 0
-    cdef uint16_t before, slot
+    cdef uint16_t before
     cdef int done
+    cdef bint fault = False
     if self == NULL:
         flow.drops[<int>DROP_LINK_DOWN] += burst.n_frames - first
         return burst.n_frames - first
     before = self.tx_next
     if ring_count(self.tx_end, before) < burst.n_frames - first and not see_room(port, self, server):
         return 0
-    fetch_descriptors(self.tx_ring, before, <uint16_t>(before + burst.n_frames), self.tx_mask, True)
+    fetch_descriptors(self.tx_ring, before, self.tx_end, burst.n_frames - first, self.tx_mask, True)
     while i < burst.n_frames:
-        frame = &burst.frames[i]
-        if self.tx_next == self.tx_end:
-            break
-        slot = ring_slot(self.tx_next, self.tx_mask)
-        if not room_for(self, slot, &to, &capacity, &desc, server):
+        placed = place_plain(self, &burst.frames[i], burst.n_frames - i, &copies[n_copies], &fault, server)
+        for k in range(placed):
+            sent_bytes += burst.frames[i + k].length
+        sent += placed
+        n_copies += placed
+        i += placed
+        if fault:
             fail(&port.port, FAULT_BUFFER)
             break
-        if (
-            frame.n_more == 0
-            and frame.length <= capacity
-            and not frame.offload.flags & OFFLOAD_NEEDS_CSUM
-            and frame.offload.gso_type == 0
-        ):
-            prefetch_write(to)
-            copies[n_copies].to = to
-            copies[n_copies].from_ = frame.data
-            copies[n_copies].length = frame.length
-            n_copies += 1
-            fill_slot(self, slot, &desc, 0, frame.length, server)
-            self.tx_next += 1
+        if i == burst.n_frames or self.tx_next == self.tx_end:
+            break
+        if ring_count(self.tx_end, self.tx_next) <= FRAME_SEGMENTS and not see_room(port, self, server):
+            break
+        done = send_slowly(port, self, &burst.frames[i], server)
+        if done == 0:
+            break
+        if done < 0:
+            flow.drops[-1 - done] += 1
         else:
-            if ring_count(self.tx_end, self.tx_next) <= FRAME_SEGMENTS and not see_room(port, self, server):
-                break
-            done = send_slowly(port, self, frame, server)
-            if done == 0:
-                break
-            if done < 0:
-                flow.drops[-1 - done] += 1
-                i += 1
-                continue
-        sent += 1
-        sent_bytes += frame.length
+            sent += 1
+            sent_bytes += burst.frames[i].length
         i += 1
     copy_all(copies, n_copies)
     flow.out_frames += sent
