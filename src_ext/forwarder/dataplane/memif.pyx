@@ -539,7 +539,6 @@ cdef inline uint32_t place_plain(
         if frames[i].length > capacity or not is_plain(&frames[i]):
             n = i
             break
-        prefetch_write(to)
         copies[i].to = to
         copies[i].from_ = frames[i].data
         copies[i].length = frames[i].length
