@@ -63,6 +63,23 @@ def open_netns(inode_url: str) -> Netns:
         raise
 
 
+def identify(inode_url: str) -> tuple[Identity, str] | None:
+    """Returns the identity of the namespace and the path the URL gives for it, if it gives one.
+
+    None when the URL leads to something else, or nowhere.
+    """
+    try:
+        target = parse(inode_url)
+        if not isinstance(target, str):
+            return target, ""
+        status = os.stat(target)
+    except (OSError, InvalidRequest):
+        return None
+    if status.st_dev != os.stat("/proc/self/ns/net").st_dev:
+        return None
+    return (status.st_dev, status.st_ino), target
+
+
 def means(inode_url: str, identity: Identity) -> bool:
     """Says whether the URL names the namespace that has this identity."""
     try:

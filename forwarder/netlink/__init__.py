@@ -2,5 +2,6 @@
 
 from forwarder.netlink.channel import Channel
 from forwarder.netlink.netns import Netns, call_in, run_in
+from forwarder.netlink.netns_watch import NetnsWatch
 
-__all__ = ["Channel", "Netns", "call_in", "run_in"]
+__all__ = ["Channel", "Netns", "NetnsWatch", "call_in", "run_in"]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from forwarder.api.connection_pb2 import Connection
 from forwarder.connection.expiry import ExpiryTimer
+from forwarder.service.pods import Pods
 from forwarder.service.wiring import Wiring
 
 
@@ -14,6 +15,7 @@ class Held:
 
     wiring: Wiring
     expiry: ExpiryTimer
+    pods: Pods
     established_at: float
     url: str = ""
     """The next hop's; empty until one has been asked."""

@@ -22,11 +22,13 @@ from forwarder.connection.path import Position
 from forwarder.connection.table import Entry
 from forwarder.errors import ForwarderError, InvalidRequest, NextHopError, RemoteProtocolError
 from forwarder.mechanisms import Mechanisms
+from forwarder.netlink import NetnsWatch
 from forwarder.rpc import Call
 from forwarder.security import TokenSource
 from forwarder.service import offer, tokens
 from forwarder.service.held import Held
 from forwarder.service.next_hops import Dial, NextHops, Target
+from forwarder.service.pods import Pods
 from forwarder.service.statistics import write_path_metrics
 from forwarder.service.wiring import Vwires, Wiring
 
@@ -50,6 +52,7 @@ class Parts:
     dial: Dial
     tokens: TokenSource
     clock: Clock
+    namespaces: NetnsWatch
     priority: Sequence[str]
     """Mechanism types to offer first."""
     default_payload: str
@@ -63,6 +66,8 @@ class Events:
     expired: Callable[[Entry[Held]], None]
     broken: Callable[[Entry[Held], str], None]
     """A port died; the text says which and why."""
+    abandoned: Callable[[Entry[Held], str], None]
+    """A pod is gone; the text is the URL of its namespace."""
 
 
 async def serve_request(
@@ -91,6 +96,7 @@ async def serve_request(
         await _leave(parts, *before, entry.seconds)
 
     mechanism = await held.wiring.apply(agreed, endpoint, asked, seconds=entry.seconds)
+    held.pods.follow(mechanism, endpoint)
     held.expiry.arm(expires)
     entry.held = held
     return _answer(agreed, mechanism, held, position)
@@ -122,6 +128,7 @@ def _hold(parts: Parts, entry: Entry[Held], events: Events) -> Held:
     held = Held(
         wiring=Wiring(parts.mechanisms, parts.vwires, entry.id, lambda why: events.broken(entry, why)),
         expiry=ExpiryTimer(parts.clock, lambda: events.expired(entry)),
+        pods=Pods(parts.namespaces, lambda url: events.abandoned(entry, url)),
         established_at=parts.clock.now(),
     )
 
@@ -131,6 +138,7 @@ def _hold(parts: Parts, entry: Entry[Held], events: Events) -> Held:
 
     entry.stack.push_async_callback(leave)
     entry.stack.push_async_callback(held.wiring.aclose)
+    entry.stack.callback(held.pods.close)
     entry.stack.push_async_callback(held.expiry.aclose)
     return held
 

@@ -19,6 +19,7 @@ from forwarder.connection.monitor import Monitor
 from forwarder.connection.table import ConnectionTable, Entry
 from forwarder.errors import NextHopError
 from forwarder.mechanisms import Mechanisms
+from forwarder.netlink import NetnsWatch
 from forwarder.rpc import Call, Service, monitor_connection, network_service
 from forwarder.security import TokenMetadata, TokenSource, UnsignedTokens
 from forwarder.service.held import Held
@@ -60,6 +61,7 @@ class Forwarder:
         self._table: ConnectionTable[Held] = ConnectionTable()
         self._monitor = Monitor()
         self._background = Background()
+        self._namespaces = NetnsWatch()
         self._parts = Parts(
             name=name,
             mechanisms=mechanisms,
@@ -68,14 +70,16 @@ class Forwarder:
             dial=dial or dialler(credentials=TokenMetadata(tokens)),
             tokens=tokens,
             clock=clock,
+            namespaces=self._namespaces,
             priority=tuple(each.upper() for each in mechanism_priority),
             default_payload=default_payload,
         )
-        self._events = Events(expired=self._expired, broken=self._broken)
+        self._events = Events(expired=self._expired, broken=self._broken, abandoned=self._abandoned)
         self._requests = 0
         self._failed = 0
         self._closes = 0
         self._expiries = 0
+        self._pods_gone = 0
         self._went_down = 0
 
     async def __aenter__(self) -> Self:
@@ -86,6 +90,7 @@ class Forwarder:
         """Closes every connection, here and at its next hop, and ends every task."""
         await self._table.close_all(self._closed)
         await self._background.aclose()
+        await self._namespaces.aclose()
 
     def services(self) -> list[Service]:
         """Returns what to give `rpc.serve`."""
@@ -150,6 +155,7 @@ class Forwarder:
             failed_requests=self._failed,
             closes=self._closes,
             expired=self._expiries,
+            pods_gone=self._pods_gone,
             went_down=self._went_down,
             watchers=self._monitor.watchers,
         )
@@ -209,6 +215,16 @@ class Forwarder:
             if now is entry and now.held is not None and now.held.expiry.due:
                 _log.warning("closing: the caller did not refresh in time")
                 self._expiries += 1
+                await self._table.close_entry(now, self._closed)
+
+    def _abandoned(self, entry: Entry[Held], url: str) -> None:
+        self._background.start(self._close_if_abandoned(entry), f"end of {url}")
+
+    async def _close_if_abandoned(self, entry: Entry[Held]) -> None:
+        async with self._table.turn(entry.id) as now:
+            if now is entry and now.held is not None and now.held.pods.gone:
+                _log.warning("closing: nobody is left in the network namespace %s", now.held.pods.gone)
+                self._pods_gone += 1
                 await self._table.close_entry(now, self._closed)
 
     def _broken(self, entry: Entry[Held], why: str) -> None:

@@ -44,6 +44,8 @@ class ForwarderStatistics:
     closes: int
     expired: int
     """Connections closed because nobody refreshed them."""
+    pods_gone: int
+    """Connections closed because a pod was gone."""
     went_down: int
     """How often a connection's state became DOWN."""
     watchers: int

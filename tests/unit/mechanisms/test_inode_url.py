@@ -87,3 +87,12 @@ def test_two_urls_mean_the_same_namespace():
     assert not inode_url.means(f"inode://{identity[0]}/{identity[1] + 1}", identity)
     assert not inode_url.means("file:///nowhere", identity)
     assert not inode_url.means("nonsense", identity)
+
+
+def test_a_namespace_is_identified_by_its_url_and_other_files_are_none(tmp_path):
+    own = os.stat("/proc/self/ns/net")
+    path = f"/proc/{os.getpid()}/ns/net"
+    assert inode_url.identify("inode://4/17") == ((4, 17), "")
+    assert inode_url.identify(f"file://{path}") == ((own.st_dev, own.st_ino), path)
+    for other in (f"file://{tmp_path}", f"file://{tmp_path}/none", "http://4/5", "file:///proc/self/ns/net"):
+        assert inode_url.identify(other) is None
