@@ -184,6 +184,11 @@ Groups = Annotated[tuple[tuple[str, ...], ...], NoDecode, _from_text(parse_group
 LogLevel = Annotated[str, BeforeValidator(_log_level)]
 DnsConfigs = Annotated[tuple[dict[str, Any], ...], NoDecode, _from_text(_dns_configs), PlainSerializer(json.dumps)]
 Payload = Literal["ETHERNET", "IP"]
+Datapath = Literal["auto", "userspace", "kernel"]
+DATAPATH_MEANING = (
+    "what carries frames: the kernel or shared memory, without the workers, where that can be (auto), "
+    "the workers (userspace), or nothing but the former (kernel); a Request's label datapath overrides it"
+)
 Secret = SecretStr
 """Printed as stars."""
 
@@ -222,6 +227,7 @@ class ForwarderSettings(Settings):
     default_payload: Payload = Field(
         "ETHERNET", description="payload of connections for which nobody has told one: ETHERNET or IP"
     )
+    datapath: Datapath = Field("auto", description=DATAPATH_MEANING)
     workers: int = Field(1, ge=1, le=64, description="threads that carry frames")
     worker_cpus: IntegerList = Field((), description="CPUs to pin the workers to, one each: 0,2-4 (list)")
     poll_window: Duration = Field(
@@ -293,6 +299,7 @@ class UpSettings(Settings):
 
     name: str = Field("", description="name of the mesh; empty takes the name in the file")
     run_dir: str = Field("/run/vwire", description="folder of sockets and of what `vwire down` needs to know")
+    datapath: Datapath = Field("auto", description=DATAPATH_MEANING)
     workers: int = Field(1, ge=1, le=64, description="threads that carry frames")
     poll_window: Duration = Field(
         50e-6, ge=0, description="how long a worker that ran out of frames polls before it sleeps"

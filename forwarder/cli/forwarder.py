@@ -22,13 +22,15 @@ from forwarder.cli.privilege import need_privilege
 from forwarder.clock import SystemClock
 from forwarder.dataplane import Dataplane
 from forwarder.errors import ConfigError, InvalidRequest
-from forwarder.mechanisms import Mechanisms
+from forwarder.mechanisms import Datapath, Mechanisms
 from forwarder.mechanisms.kernel import KernelMechanism
 from forwarder.mechanisms.memif import MemifMechanism
+from forwarder.mechanisms.memif_direct import DirectMemif
 from forwarder.mesh.endpoint import forever, unsigned_tokens
 from forwarder.rpc import Address, serve
 from forwarder.security import TokenMetadata
 from forwarder.service import ConfiguredNextHops, Forwarder
+from forwarder.service.datapaths import Wanted
 from forwarder.service.next_hops import dialler
 
 _log = logging.getLogger("vwire")
@@ -70,6 +72,11 @@ def next_hops_of(texts: Sequence[str]) -> ConfiguredNextHops:
     return ConfiguredNextHops(default=default, by_service=by_service)
 
 
+def direct_datapaths() -> list[Datapath]:
+    """Makes every datapath that does without our workers, best first."""
+    return [DirectMemif()]
+
+
 @asynccontextmanager
 async def mechanisms(dataplane: Dataplane) -> AsyncIterator[Mechanisms]:
     """Makes every mechanism there is."""
@@ -105,6 +112,8 @@ async def run(settings: config.ForwarderSettings, next_hops: ConfiguredNextHops)
                     dial=dialler(credentials=TokenMetadata(tokens), timeout_s=settings.dial_timeout),
                     mechanism_priority=settings.mechanism_priority,
                     default_payload=settings.default_payload,
+                    direct=direct_datapaths(),
+                    datapath=Wanted(settings.datapath),
                 )
             )
         with phases(f"listen on {settings.listen_on}"):

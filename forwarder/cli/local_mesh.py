@@ -24,7 +24,7 @@ import psutil
 
 from forwarder.api.connection_pb2 import Connection
 from forwarder.cli import mesh_file, pods
-from forwarder.cli.forwarder import mechanisms
+from forwarder.cli.forwarder import direct_datapaths, mechanisms
 from forwarder.cli.mesh_file import Command, MeshPlan
 from forwarder.cli.pods import Outcome, Pod
 from forwarder.cli.program import Phases
@@ -40,6 +40,7 @@ from forwarder.netlink.netns import named
 from forwarder.observability.table import Flow, Look, Row
 from forwarder.rpc import monitor_connection, network_service, serve
 from forwarder.service import Forwarder, Target
+from forwarder.service.datapaths import Wanted
 
 CHECK_TIMEOUT_S = 20.0
 """How long one check may take."""
@@ -104,9 +105,10 @@ class LocalMesh:
                     client=connection.client_interface,
                     endpoint=connection.endpoint_interface,
                     payload=connection.payload,
+                    datapath=connection.datapath,
                     state=connection.state,
-                    forth=_flow(counted.a_to_b) if counted is not None else Flow(),
-                    back=_flow(counted.b_to_a) if counted is not None else Flow(),
+                    forth=_flow(counted.a_to_b) if counted is not None else None,
+                    back=_flow(counted.b_to_a) if counted is not None else None,
                 )
             )
         return Look(at=time.monotonic(), rows=sorted(rows, key=lambda row: row.name))
@@ -201,7 +203,7 @@ def check_free(plan: MeshPlan, run_dir: str) -> None:
 
 @asynccontextmanager
 async def local_mesh(
-    plan: MeshPlan, *, directory: str, workers: int, poll_window_s: float, phases: Phases
+    plan: MeshPlan, *, directory: str, datapath: Wanted, workers: int, poll_window_s: float, phases: Phases
 ) -> AsyncIterator[LocalMesh]:
     """Makes a mesh, connects its clients, and takes everything away on leaving.
 
@@ -223,7 +225,14 @@ async def local_mesh(
             served = await stack.enter_async_context(mechanisms(dataplane))
             urls = {endpoint.name: f"unix://{directory}/{endpoint.name}.sock" for endpoint in plan.endpoints}
             forwarder = await stack.enter_async_context(
-                Forwarder(name="forwarder", mechanisms=served, vwires=dataplane, next_hops=PlannedNextHops(plan, urls))
+                Forwarder(
+                    name="forwarder",
+                    mechanisms=served,
+                    vwires=dataplane,
+                    next_hops=PlannedNextHops(plan, urls),
+                    direct=direct_datapaths(),
+                    datapath=datapath,
+                )
             )
             first_hop = f"unix://{directory}/forwarder.sock"
             await stack.enter_async_context(serve(forwarder.services(), [first_hop]))

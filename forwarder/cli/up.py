@@ -47,6 +47,7 @@ from forwarder.mesh.client import describe
 from forwarder.mesh.endpoint import forever
 from forwarder.observability import log as logs
 from forwarder.observability.table import Look, render
+from forwarder.service.datapaths import Wanted
 
 REFRESH_S = 0.5
 """How often the live table is drawn."""
@@ -137,6 +138,7 @@ async def run(
     async with local_mesh(
         plan,
         directory=directory,
+        datapath=Wanted(settings.datapath),
         workers=settings.workers,
         poll_window_s=settings.poll_window,
         phases=phases,

@@ -1,28 +1,35 @@
-"""From a Connection and its mechanism's parameters to an open port, and back.
+"""From a Connection and its mechanisms' parameters to a vWire, and back.
 
-One file per mechanism. Here NSM words become kernel and dataplane words.
+One file per mechanism: it opens a port. One file per datapath: it makes the ends of a vWire and
+joins them, by ports that our workers run, or without us. Here NSM words become kernel and
+dataplane words.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 from forwarder.api import connection_pb2
 from forwarder.api.context import Side as Side
 from forwarder.dataplane import Port
+from forwarder.dataplane.statistics import VwireStatistics
 
 
-class OpenPort(Protocol):
-    """One end of a vWire, ready to be wired."""
+class OpenEnd(Protocol):
+    """One side of a vWire, ready to be joined to the other."""
 
-    port: Port
     interface: str
     """`<TYPE>/<name>`, for the path metrics client_interface and server_interface."""
 
-    def serves(self, connection: connection_pb2.Connection) -> bool:
-        """Says whether this open port still fits `connection`, whose `mechanism` is this side's.
+    @property
+    def fault(self) -> str:
+        """What broke it for good, so that another one has to be opened; empty while all is well."""
+        ...
 
-        False when parameters changed so that another port has to be opened.
+    def serves(self, connection: connection_pb2.Connection) -> bool:
+        """Says whether this end still fits `connection`, whose `mechanism` is this side's.
+
+        False when parameters changed so that another one has to be opened.
         """
         ...
 
@@ -33,6 +40,12 @@ class OpenPort(Protocol):
         after the new has been added. Does nothing for mechanisms without an interface.
         """
         ...
+
+
+class OpenPort(OpenEnd, Protocol):
+    """An end that has a port."""
+
+    port: Port
 
 
 class Mechanism(Protocol):
@@ -60,3 +73,37 @@ class Mechanism(Protocol):
 
 
 Mechanisms = Mapping[str, Mechanism]
+
+
+class Joint(Protocol):
+    """What joins two ends: frames flow while it is there."""
+
+    def statistics(self) -> VwireStatistics | None:
+        """Returns what has flowed, `a` being the caller's end; None where nobody counts."""
+        ...
+
+
+Broken = Callable[[str], None]
+"""Told when an end of a joint breaks: which, and why."""
+
+
+class Datapath(Protocol):
+    """One way to carry the frames of a vWire."""
+
+    name: str
+    """As logs and tables show it."""
+
+    def carries(self, client: str, endpoint: str) -> bool:
+        """Says whether it can join these two mechanism types."""
+        ...
+
+    def open(self, side: Side, connection: connection_pb2.Connection) -> AbstractAsyncContextManager[OpenEnd]:
+        """Opens one side's end; as `Mechanism.open`."""
+        ...
+
+    def join(self, client: Any, endpoint: Any, *, name: str, broken: Broken) -> AbstractAsyncContextManager[Joint]:
+        """Joins two ends of its own for as long as the context lasts.
+
+        Raises InvalidRequest, DataplaneError or NetlinkError; then they are not joined.
+        """
+        ...

@@ -50,6 +50,11 @@ class KernelOpenPort:
         self._side = side
         self._opened_with: Connection | None = copy(connection)
 
+    @property
+    def fault(self) -> str:
+        """Why the port is dead; empty while it is not."""
+        return self.port.fault if self.port.dead else ""
+
     def serves(self, connection: Connection) -> bool:
         """Says whether namespace, name, payload, mark and hardware address are still what they were."""
         if connection.mechanism.type != constants.KERNEL:

@@ -33,10 +33,12 @@ class Row:
     """`<TYPE>/<interface>` of the client's side."""
     endpoint: str
     payload: str
+    datapath: str
+    """What carries the frames."""
     state: str
-    forth: Flow
-    """From client to endpoint."""
-    back: Flow
+    forth: Flow | None
+    """From client to endpoint; None where nobody counts."""
+    back: Flow | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,11 +101,13 @@ def render(now: Look, before: Look | None = None, title: str | None = None) -> T
         forth = _direction(f"{row.client} → {row.endpoint}", row.forth, was.forth if was else None, seconds)
         back = _direction(f"{row.client} ← {row.endpoint}", row.back, was.back if was else None, seconds)
         table.add_row(row.name, state, *forth)
-        table.add_row("", Text(row.payload, style="dim"), *back, end_section=True)
+        table.add_row("", Text(f"{row.payload}, {row.datapath}", style="dim"), *back, end_section=True)
     return table
 
 
-def _direction(path: str, flow: Flow, before: Flow | None, seconds: float) -> list[str | Text]:
+def _direction(path: str, flow: Flow | None, before: Flow | None, seconds: float) -> list[str | Text]:
+    if flow is None:
+        return [path, Text("not counted", style="dim"), "-", "-", Text("-", style="dim")]
     speed = rate(before, flow, seconds)
     lost = drops(flow)
     return [

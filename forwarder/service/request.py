@@ -25,12 +25,13 @@ from forwarder.mechanisms import Mechanisms
 from forwarder.netlink import NetnsWatch
 from forwarder.rpc import Call
 from forwarder.security import TokenSource
-from forwarder.service import offer, tokens
+from forwarder.service import datapaths, offer, tokens
+from forwarder.service.datapaths import Datapaths, Wanted
 from forwarder.service.held import Held
 from forwarder.service.next_hops import Dial, NextHops, Target
 from forwarder.service.pods import Pods
 from forwarder.service.statistics import write_path_metrics
-from forwarder.service.wiring import Vwires, Wiring
+from forwarder.service.wiring import Wiring
 
 MTU_BYTES = 9000
 """What a vWire carries when nobody asked for less: the context's MTU if it comes as 0."""
@@ -47,7 +48,9 @@ class Parts:
     name: str
     """Our name on the path."""
     mechanisms: Mechanisms
-    vwires: Vwires
+    datapaths: Datapaths
+    datapath: Wanted
+    """For a Request that does not say which datapath it wants."""
     next_hops: NextHops
     dial: Dial
     tokens: TokenSource
@@ -83,6 +86,7 @@ async def serve_request(
     tokens.put(connection, position, call.metadata, parts.tokens, call.identity)
     expires = close_at(connection, position, call.remaining_s() or 0.0)
     asked = offer.asked_by_caller(request, parts.mechanisms)
+    wish = datapaths.wish(connection, parts.datapath)
     _recall(connection, position, entry.connection)
     target = await parts.next_hops.find(connection)
     _complete(connection, target, parts.default_payload)
@@ -95,7 +99,7 @@ async def serve_request(
     if before is not None and before[0] != target.url:
         await _leave(parts, *before, entry.seconds)
 
-    mechanism = await held.wiring.apply(agreed, endpoint, asked, seconds=entry.seconds)
+    mechanism = await held.wiring.apply(agreed, endpoint, asked, wish, seconds=entry.seconds)
     held.pods.follow(mechanism, endpoint)
     held.expiry.arm(expires)
     entry.held = held
@@ -126,7 +130,7 @@ def _complete(connection: Connection, target: Target, default_payload: str) -> N
 def _hold(parts: Parts, entry: Entry[Held], events: Events) -> Held:
     """Makes what a new connection keeps, with its undoing on the stack: the next hop comes last."""
     held = Held(
-        wiring=Wiring(parts.mechanisms, parts.vwires, entry.id, lambda why: events.broken(entry, why)),
+        wiring=Wiring(parts.datapaths, entry.id, lambda why: events.broken(entry, why)),
         expiry=ExpiryTimer(parts.clock, lambda: events.expired(entry)),
         pods=Pods(parts.namespaces, lambda url: events.abandoned(entry, url)),
         established_at=parts.clock.now(),
@@ -208,7 +212,7 @@ def _answer(agreed: Connection, mechanism: Mechanism, held: Held, position: Posi
     answer.mechanism.CopyFrom(mechanism)
     write_path_metrics(
         answer.path.path_segments[position.own_index].metrics,
-        held.wiring.vwire.statistics() if held.wiring.vwire is not None else None,
+        held.wiring.statistics(),
         client_interface=held.wiring.interface(Side.CLIENT),
         endpoint_interface=held.wiring.interface(Side.ENDPOINT),
     )

@@ -18,16 +18,17 @@ from forwarder.connection.background import Background
 from forwarder.connection.monitor import Monitor
 from forwarder.connection.table import ConnectionTable, Entry
 from forwarder.errors import NextHopError
-from forwarder.mechanisms import Mechanisms
+from forwarder.mechanisms import Datapath, Mechanisms
+from forwarder.mechanisms.userspace import Userspace, Vwires
 from forwarder.netlink import NetnsWatch
 from forwarder.rpc import Call, Service, monitor_connection, network_service
 from forwarder.security import TokenMetadata, TokenSource, UnsignedTokens
+from forwarder.service.datapaths import Datapaths, Wanted
 from forwarder.service.held import Held
 from forwarder.service.next_hops import Dial, NextHops, dialler
 from forwarder.service.request import Events, Parts, serve_request
 from forwarder.service.statistics import ConnectionStatus, ForwarderStatistics
 from forwarder.service.watch import watch_next_hop
-from forwarder.service.wiring import Vwires
 
 TOKEN_LIFETIME_S = 600.0
 
@@ -49,9 +50,13 @@ class Forwarder:
         clock: Clock | None = None,
         mechanism_priority: Sequence[str] = (),
         default_payload: str = constants.IP,
+        direct: Sequence[Datapath] = (),
+        datapath: Wanted = Wanted.AUTO,
     ) -> None:
         """Serves as `name` on the path, joining the ports of `mechanisms` by `vwires`, the data plane.
 
+        `direct` are the datapaths that do without it, best first; `datapath` says which of all
+        these a vWire gets that does not ask for one.
         Without `tokens`, unsigned ones are made. `dial` reaches next hops; by default with gRPC.
         `default_payload` is for connections that neither the Request nor the finder of the next hop
         gives one; registries take a network service without payload to be IP.
@@ -65,7 +70,8 @@ class Forwarder:
         self._parts = Parts(
             name=name,
             mechanisms=mechanisms,
-            vwires=vwires,
+            datapaths=Datapaths(mechanisms=mechanisms, userspace=Userspace(mechanisms, vwires), direct=direct),
+            datapath=datapath,
             next_hops=next_hops,
             dial=dial or dialler(credentials=TokenMetadata(tokens)),
             tokens=tokens,
@@ -173,7 +179,9 @@ class Forwarder:
             endpoint_interface=held.wiring.interface(Side.ENDPOINT),
             established_at=held.established_at,
             expires_at=held.expiry.at,
-            vwire=held.wiring.vwire.statistics() if held.wiring.vwire is not None else None,
+            datapath=held.wiring.datapath,
+            datapath_reason=held.wiring.reason,
+            vwire=held.wiring.statistics(),
         )
 
     @contextmanager
@@ -232,8 +240,8 @@ class Forwarder:
 
     async def _down_in_turn(self, entry: Entry[Held], why: str) -> None:
         async with self._table.turn(entry.id) as now:
-            if now is entry and now.held is not None and now.held.wiring.broken_port:
-                self._down(now, f"a port broke: {why}")
+            if now is entry and now.held is not None and now.held.wiring.fault:
+                self._down(now, f"an end broke: {why}")
 
     def _down(self, entry: Entry[Held], why: str) -> None:
         """Makes the connection DOWN and tells watchers; the next successful Request makes it UP again."""

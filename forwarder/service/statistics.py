@@ -28,8 +28,13 @@ class ConnectionStatus:
     """Seconds since the epoch."""
     expires_at: float | None
     """When it is closed unless it is refreshed, in seconds since the epoch."""
+    datapath: str
+    """What carries the frames."""
+    datapath_reason: str
+    """Why that does."""
     vwire: VwireStatistics | None
-    """Counters since the vWire was made; `a` is the caller's port. A reader takes rates from two of them."""
+    """Counters since the vWire was made; `a` is the caller's end. A reader takes rates from two of them.
+    None when nobody counts: the frames are in memory that two applications share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,7 +36,7 @@ async def watch_next_hop(
             if now.held is not held or known is None:
                 return
             view = adopt(theirs, known)
-            if held.wiring.broken_port:
+            if held.wiring.fault:
                 view.state = DOWN
             if view == known:
                 return

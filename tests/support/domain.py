@@ -11,6 +11,7 @@ from pathlib import Path
 from forwarder.api.connection_pb2 import Connection, Mechanism
 from forwarder.api.networkservice_pb2 import NetworkServiceRequest
 from forwarder.api.nsurl import NetworkServiceURL
+from forwarder.cli.forwarder import direct_datapaths
 from forwarder.clock import Clock, SystemClock
 from forwarder.dataplane import Dataplane, MemifPortSpec, Mode, Role
 from forwarder.mechanisms.kernel import KernelMechanism
@@ -24,6 +25,7 @@ from forwarder.netlink import Netns
 from forwarder.netlink.netns import remove_name
 from forwarder.rpc import NextHop, dial, monitor_connection, network_service, serve
 from forwarder.service import ConfiguredNextHops, Forwarder
+from forwarder.service.datapaths import Wanted
 from tests.support.connections import connection
 from tests.support.netns import Netns as Shell
 
@@ -102,7 +104,12 @@ async def _connected(host: MemifHost) -> None:
 
 @asynccontextmanager
 async def domain(
-    directory: Path, *, endpoint: str = "KERNEL", payload: str = "ETHERNET", clock: Clock | None = None
+    directory: Path,
+    *,
+    endpoint: str = "KERNEL",
+    payload: str = "ETHERNET",
+    datapath: str = "auto",
+    clock: Clock | None = None,
 ) -> AsyncIterator[Domain]:
     """Starts an endpoint that serves one mechanism, and a forwarder in front of it."""
     clock = clock or SystemClock()
@@ -129,6 +136,8 @@ async def domain(
             next_hops=ConfiguredNextHops(default=endpoint_url),
             clock=clock,
             default_payload=payload,
+            direct=direct_datapaths(),
+            datapath=Wanted(datapath),
         )
         await stack.enter_async_context(forwarder)
         url = f"unix://{directory}/fwd.sock"

@@ -36,6 +36,10 @@ class FakeOpenPort:
         self._world = world
         self._parameters = dict(connection.mechanism.parameters)
 
+    @property
+    def fault(self) -> str:
+        return self.port.fault if self.port.dead else ""
+
     def serves(self, connection: Connection) -> bool:
         return dict(connection.mechanism.parameters) == self._parameters
 

@@ -12,6 +12,7 @@ def row(name="client-0", forth=None, back=None, state="UP"):
         client="KERNEL/nsm-1",
         endpoint="MEMIF/memif",
         payload="ETHERNET",
+        datapath="userspace",
         state=state,
         forth=forth or Flow(),
         back=back or Flow(),
@@ -23,6 +24,16 @@ def shown(table):
     with console.capture() as capture:
         console.print(table)
     return capture.get()
+
+
+def test_what_nobody_counts_is_not_shown_as_nothing():
+    uncounted = Row(
+        name="app-0", client="MEMIF/m", endpoint="MEMIF/m", payload="IP", datapath="memif", state="UP",
+        forth=None, back=None,
+    )  # fmt: skip
+    text = shown(render(Look(at=2.0, rows=[uncounted]), Look(at=1.0, rows=[uncounted])))
+    assert text.count("not counted") == 2
+    assert "IP, memif" in text
 
 
 def test_a_rate_is_the_difference_over_the_time():
