@@ -38,7 +38,8 @@ _SEND_BUFFER_BYTES: Final = 16 << 10
 """About twenty messages, each with a descriptor, wait for a peer that does not read."""
 _MESSAGES_PER_WAKE: Final = 32
 _DISCARDED_MAX: Final = 256
-_ANCILLARY_BYTES: Final = socket.CMSG_SPACE(array.array("i").itemsize)
+_UCRED_BYTES: Final = 12
+_ANCILLARY_BYTES: Final = socket.CMSG_SPACE(_UCRED_BYTES) + socket.CMSG_SPACE(array.array("i").itemsize)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,11 @@ class MemifRelay:
     def joined(self) -> int:
         """How many applications are connected to the other one."""
         return sum(caller.joined for caller in self._callers)
+
+    @property
+    def connections(self) -> int:
+        """How many applications are connected to us, joined or waiting."""
+        return len(self._callers) + len(self._waiting)
 
     @asynccontextmanager
     async def towards(self, target: MemifTarget) -> AsyncIterator[None]:
@@ -107,8 +113,9 @@ class MemifRelay:
             # Whoever this one replaces may have gone without our having read it.
             caller.poll()
         self._waiting = [other for other in self._waiting if not _gone(other)]
-        if len(self._callers) + len(self._waiting) >= APPLICATIONS_MAX:
-            log.warning("memif relay %s: more than %d connections: closed one", self.address, APPLICATIONS_MAX)
+        if self.connections >= APPLICATIONS_MAX:
+            # Not a warning: whoever connects without pause would fill the log.
+            log.debug("memif relay %s: more than %d connections: closed one", self.address, APPLICATIONS_MAX)
             sock.close()
         elif self._target is None:
             self._waiting.append(sock)
@@ -135,6 +142,7 @@ class _Caller:
         self._sock = sock
         self._target = target
         self._address = address
+        self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         self._ways: list[_OneWay] = []
         self._why = ""
@@ -157,6 +165,12 @@ class _Caller:
             self.end("the application has gone")
         if self._ended.is_set():
             self._close()
+
+    def _look(self) -> None:
+        """Ends it when the application has gone; whatever else it does is for the other one to hear."""
+        self._loop.remove_reader(self._sock)
+        if _gone(self._sock):
+            self.end("the application has gone")
 
     async def run(self) -> None:
         """Connects to the other application and relays until one of both has gone."""
@@ -184,7 +198,8 @@ class _Caller:
         jitter = random.Random()  # noqa: S311 - it spreads retries, it hides nothing
         pause_s = RETRY_FIRST_S
         told = 0
-        while not self._ended.is_set() and not _gone(self._sock):
+        self._loop.add_reader(self._sock, self._look)
+        while not self._ended.is_set():
             try:
                 return await _connect(self._target)
             except OSError as error:
@@ -203,6 +218,8 @@ class _Caller:
         self._ended.set()
         for way in self._ways:
             way.stop()
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock)
         for sock in (self._sock, *(way.source for way in self._ways)):
             if sock.fileno() >= 0:
                 _discard(sock)

@@ -1,7 +1,7 @@
 """What a Request does step by step, with a next hop and a data plane that only remember."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 import pytest_asyncio
@@ -20,6 +20,7 @@ from forwarder.errors import (
     NextHopError,
     RemoteProtocolError,
 )
+from forwarder.mechanisms import Datapath
 from forwarder.rpc import Call
 from forwarder.security import UnsignedTokens
 from forwarder.security.metadata import TokenMetadata
@@ -36,7 +37,7 @@ NEXT = "unix:///nse.sock"
 class Scene:
     """A forwarder between a client and a next hop."""
 
-    def __init__(self) -> None:
+    def __init__(self, direct: Callable[[World], Sequence[Datapath]] = lambda _: ()) -> None:
         self.clock = TurnedClock()
         self.world = World()
         self.hop = FakeNextHop(self.clock.now() + 600)
@@ -49,6 +50,7 @@ class Scene:
             clock=self.clock,
             mechanism_priority=["kernel"],
             default_payload="ETHERNET",
+            direct=direct(self.world),
         )
 
     def first(self, *preferences: object, **fields: object) -> NetworkServiceRequest:
