@@ -27,7 +27,7 @@ from forwarder.mechanisms.kernel import KernelMechanism
 from forwarder.mechanisms.memif import MemifMechanism
 from forwarder.mechanisms.memif_direct import DirectMemif
 from forwarder.mesh.endpoint import forever, unsigned_tokens
-from forwarder.rpc import Address, serve
+from forwarder.rpc import Address, Channels, serve
 from forwarder.security import TokenMetadata
 from forwarder.service import ConfiguredNextHops, Forwarder
 from forwarder.service.datapaths import Wanted
@@ -102,6 +102,9 @@ async def run(settings: config.ForwarderSettings, next_hops: ConfiguredNextHops)
             )
         with phases("open the mechanisms"):
             served = await stack.enter_async_context(mechanisms(dataplane))
+            channels = await stack.enter_async_context(
+                Channels(credentials=TokenMetadata(tokens), timeout_s=settings.dial_timeout)
+            )
             forwarder = await stack.enter_async_context(
                 Forwarder(
                     name=settings.name,
@@ -109,7 +112,7 @@ async def run(settings: config.ForwarderSettings, next_hops: ConfiguredNextHops)
                     vwires=dataplane,
                     next_hops=next_hops,
                     tokens=tokens,
-                    dial=dialler(credentials=TokenMetadata(tokens), timeout_s=settings.dial_timeout),
+                    dial=dialler(channels),
                     mechanism_priority=settings.mechanism_priority,
                     default_payload=settings.default_payload,
                     direct=direct_datapaths(),

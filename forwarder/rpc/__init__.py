@@ -11,6 +11,7 @@ Handlers are plain objects: they take and return messages, raise exceptions of
 from forwarder.rpc.address import Address
 from forwarder.rpc.call import Call
 from forwarder.rpc.channel import Channel, Credentials, dial
+from forwarder.rpc.channels import Channels
 from forwarder.rpc.descriptors import Descriptors, PassThrough
 from forwarder.rpc.next_hop import Events, NextHop
 from forwarder.rpc.server import Server, serve
@@ -26,6 +27,7 @@ __all__ = [
     "Address",
     "Call",
     "Channel",
+    "Channels",
     "Credentials",
     "Descriptors",
     "Events",

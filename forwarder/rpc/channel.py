@@ -37,6 +37,11 @@ class Channel:
         """The server's SPIFFE ID; None on a transport without TLS."""
         self._credentials = credentials
 
+    @property
+    def connected(self) -> bool:
+        """Says whether the connection stands, as far as it is known."""
+        return self.grpc.get_state() is grpc.ChannelConnectivity.READY
+
     def metadata(self) -> grpc.aio.Metadata:
         """Returns the metadata for one RPC."""
         given = self._credentials.metadata(self.identity) if self._credentials is not None else ()

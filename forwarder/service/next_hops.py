@@ -8,8 +8,7 @@ from typing import Protocol
 from forwarder.api.connection_pb2 import Connection, ConnectionEvent, MonitorScopeSelector
 from forwarder.api.networkservice_pb2 import NetworkServiceRequest
 from forwarder.errors import EndpointNotFound
-from forwarder.rpc import Credentials, NextHop, dial
-from forwarder.rpc.channel import DIAL_TIMEOUT_S
+from forwarder.rpc import Channels, NextHop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,12 +72,12 @@ class ConfiguredNextHops:
         return Target(url=url)
 
 
-def dialler(*, credentials: Credentials | None = None, timeout_s: float = DIAL_TIMEOUT_S) -> Dial:
-    """Returns what dials by gRPC, saying who we are with `credentials`."""
+def dialler(channels: Channels) -> Dial:
+    """Returns what calls next hops by gRPC, over `channels` that all connections share."""
 
     @asynccontextmanager
     async def dial_next(url: str) -> AsyncIterator[NextServer]:
-        async with dial(url, timeout_s=timeout_s, credentials=credentials) as channel:
+        async with channels.lend(url) as channel:
             yield NextHop(channel)
 
     return dial_next

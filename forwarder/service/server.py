@@ -21,7 +21,7 @@ from forwarder.errors import NextHopError
 from forwarder.mechanisms import Datapath, Mechanisms
 from forwarder.mechanisms.userspace import Userspace, Vwires
 from forwarder.netlink import NetnsWatch
-from forwarder.rpc import Call, Service, monitor_connection, network_service
+from forwarder.rpc import Call, Channels, Service, monitor_connection, network_service
 from forwarder.security import TokenMetadata, TokenSource, UnsignedTokens
 from forwarder.service.datapaths import Datapaths, Wanted
 from forwarder.service.held import Held
@@ -66,6 +66,7 @@ class Forwarder:
         self._table: ConnectionTable[Held] = ConnectionTable()
         self._monitor = Monitor()
         self._background = Background()
+        self._channels = Channels(credentials=TokenMetadata(tokens))
         self._namespaces = NetnsWatch()
         self._parts = Parts(
             name=name,
@@ -73,7 +74,7 @@ class Forwarder:
             datapaths=Datapaths(mechanisms=mechanisms, userspace=Userspace(mechanisms, vwires), direct=direct),
             datapath=datapath,
             next_hops=next_hops,
-            dial=dial or dialler(credentials=TokenMetadata(tokens)),
+            dial=dial or dialler(self._channels),
             tokens=tokens,
             clock=clock,
             namespaces=self._namespaces,
