@@ -84,7 +84,7 @@ test-fuzz: build    ## every parser of outside bytes
 # own, under the tests that drive it; those of Python alone are left out.
 SANITIZE_TREE := build/sanitize
 SANITIZE_TESTS := tests/unit/dataplane tests/dataplane tests/fuzz $(addprefix --ignore-glob=,\
-	*/test_netlink* */test_mechanism_kernel* */test_memif_socket* */test_support* */unit/*/test_memif_control* \
+	*/test_netlink* */test_netns* */test_mechanism_kernel* */test_memif_socket* */test_support* */unit/*/test_memif_control* \
 	*/fuzz/test_api* */fuzz/test_memif_control*)
 
 build/.sanitized: $(CORE_SOURCES) | $(VENV_READY)

@@ -20,7 +20,7 @@ from forwarder.clock import SystemClock
 from forwarder.mesh.endpoint import Endpoint, assigns, forever, kernel_end, tells_dns, unsigned_tokens
 from forwarder.mesh.ipam import PointToPointIpam, Policy
 from forwarder.mesh.memif_app import memif_end
-from forwarder.netlink import Netns
+from forwarder.netns import Netns
 from forwarder.rpc import monitor_connection, network_service, serve
 
 

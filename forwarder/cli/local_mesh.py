@@ -36,7 +36,7 @@ from forwarder.mesh.client import Client, ClientVwire
 from forwarder.mesh.endpoint import Endpoint, Extension, assigns, kernel_end
 from forwarder.mesh.ipam import PointToPointIpam
 from forwarder.mesh.memif_app import memif_end
-from forwarder.netlink.netns import named
+from forwarder.netns import named
 from forwarder.observability.table import Flow, Look, Row
 from forwarder.rpc import monitor_connection, network_service, serve
 from forwarder.service import Forwarder, Target

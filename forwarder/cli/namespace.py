@@ -1,7 +1,7 @@
 """Finds the network namespace that a user names."""
 
 from forwarder.errors import ConfigError, NetlinkError
-from forwarder.netlink import Netns
+from forwarder.netns import Netns
 
 
 def open_namespace(text: str) -> Netns:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from forwarder.cli.remains import MARK
-from forwarder.netlink import Netns, link, run_in
+from forwarder.netlink import link
 from forwarder.netlink.channel import Channel
-from forwarder.netlink.netns import remove_name
+from forwarder.netns import Netns, remove_name, run_in
 
 LAUNCHER = str(Path(__file__).with_name("launch.py"))
 PACKAGE = Path(__file__).parents[1]

@@ -26,7 +26,7 @@ from typing import Self
 import psutil
 
 from forwarder.errors import ConfigError
-from forwarder.netlink.netns import named, remove_name
+from forwarder.netns import named, remove_name
 
 MARK = "VWIRE_MESH"
 """Environment variable that every program in a pod carries."""

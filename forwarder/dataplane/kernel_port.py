@@ -24,11 +24,11 @@ from enum import Enum, auto
 from forwarder.dataplane.af_packet import AfPacketPort
 from forwarder.dataplane.link_watch import LinkState, LinkWatch, open_link_watch
 from forwarder.dataplane.linux import bind_packet_socket, refuse_all_frames, steer_fanout
-from forwarder.dataplane.netns import call_in_netns
 from forwarder.dataplane.packet_ring import PacketRing
 from forwarder.dataplane.ring_policy import RING_RATE, wants_ring
 from forwarder.dataplane.spec import KernelPortSpec, Mode
 from forwarder.errors import DataplaneError
+from forwarder.netns import run_in
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ class KernelPorts:
         """
         async with AsyncExitStack() as stack:
             try:
-                sock = await call_in_netns(spec.netns, lambda: self._open_socket(spec), undo=socket.socket.close)
+                sock = await run_in(spec.netns, lambda: self._open_socket(spec), discard=socket.socket.close)
             except OSError as error:
                 raise DataplaneError(
                     f"opening a packet socket on link {spec.name} (index {spec.ifindex})", errno=error.errno or 0
@@ -236,7 +236,7 @@ class KernelPorts:
                     port.settle_ring()
                     entry.stage = _Stage.RING
                 case _Stage.RING if not wanted or not port.connected:
-                    await call_in_netns(None, lambda: steer_fanout(port.socket.fileno(), QUEUE_MEMBER), undo=_nothing)
+                    await run_in(None, lambda: steer_fanout(port.socket.fileno(), QUEUE_MEMBER))
                     port.leave_ring()
                     entry.stage = _Stage.LEAVING
                 case _Stage.LEAVING if port.ring is not None and port.ring.empty:
@@ -244,7 +244,7 @@ class KernelPorts:
                     port.set_wait_fd(port.socket.fileno())
                     entry.stage = _Stage.RETIRING
                 case _Stage.RETIRING if not port.ring_held:
-                    await call_in_netns(None, entry.close_ring, undo=_nothing)
+                    await run_in(None, entry.close_ring)
                     entry.stage = _Stage.QUEUE
         except OSError as error:
             entry.refused = True
@@ -338,7 +338,7 @@ async def _enter_ring(entry: _OpenPort) -> None:
         entry.group = group = _join_group(port.socket)
         if group is None:
             return
-    ring = await call_in_netns(spec.netns, lambda: _open_ring(spec, group), undo=PacketRing.close)
+    ring = await run_in(spec.netns, lambda: _open_ring(spec, group), discard=PacketRing.close)
     entry.wait = select.epoll()
     entry.wait.register(port.socket.fileno(), select.EPOLLIN)
     entry.wait.register(ring.socket.fileno(), select.EPOLLIN)
@@ -346,7 +346,7 @@ async def _enter_ring(entry: _OpenPort) -> None:
     port.set_wait_fd(entry.wait.fileno())
     entry.stage = _Stage.ENTERING
     try:
-        await call_in_netns(None, lambda: steer_fanout(port.socket.fileno(), RING_MEMBER), undo=_nothing)
+        await run_in(None, lambda: steer_fanout(port.socket.fileno(), RING_MEMBER))
     except OSError:
         port.leave_ring()
         entry.stage = _Stage.LEAVING
@@ -364,11 +364,7 @@ async def _close(entry: _OpenPort) -> None:
         entry.close_ring()
 
     async with entry.changing:
-        await call_in_netns(None, close, undo=_nothing)
-
-
-def _nothing(_: object) -> None:
-    """Undoes nothing."""
+        await run_in(None, close)
 
 
 def _follow(port: AfPacketPort, state: LinkState) -> None:

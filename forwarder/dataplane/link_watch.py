@@ -12,8 +12,8 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from forwarder.dataplane.netns import call_in_netns
 from forwarder.errors import DataplaneError
+from forwarder.netns import run_in
 
 RTMGRP_LINK = 1
 RTM_NEWLINK = 16
@@ -164,4 +164,4 @@ def _subscribe() -> socket.socket:
 
 async def open_link_watch(netns: int | None) -> LinkWatch:
     """Subscribes to the link events of the namespace `netns` refers to. Raises OSError."""
-    return LinkWatch(await call_in_netns(netns, _subscribe, undo=socket.socket.close))
+    return LinkWatch(await run_in(netns, _subscribe, discard=socket.socket.close))

@@ -30,8 +30,8 @@ from forwarder.dataplane.memif_control import (
     State,
 )
 from forwarder.dataplane.memif_messages import MESSAGE_BYTES
-from forwarder.dataplane.netns import call_in_netns
 from forwarder.errors import DataplaneError, RemoteProtocolError
+from forwarder.netns import run_in
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ async def open_control_socket(netns: int | None) -> socket.socket:
     """
     if netns is None:
         return _open_control_socket()
-    return await call_in_netns(netns, _open_control_socket, undo=socket.socket.close)
+    return await run_in(netns, _open_control_socket, discard=socket.socket.close)
 
 
 def _open_control_socket() -> socket.socket:

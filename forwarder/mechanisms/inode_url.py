@@ -12,7 +12,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from forwarder.errors import InvalidRequest, NetlinkError
-from forwarder.netlink import Netns
+from forwarder.netns import Netns
 
 _OURSELVES: Final = frozenset({"self", "thread-self"})
 _NUMBER: Final = re.compile(r"[0-9]{1,20}", re.ASCII)

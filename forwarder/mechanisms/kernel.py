@@ -22,7 +22,7 @@ from forwarder.errors import InvalidRequest, MechanismUnsupported
 from forwarder.mechanisms import inode_url
 from forwarder.mechanisms.interface_context import interface_context, interface_name
 from forwarder.mechanisms.kernel_interface import KernelInterface, Tools
-from forwarder.netlink import run_in
+from forwarder.netns import run_in
 
 _MOST_AT_ONCE: Final = 2
 """Interfaces being made at a time.

@@ -27,13 +27,14 @@ from typing import Final
 from forwarder.errors import InvalidRequest, NetlinkError
 from forwarder.mechanisms import inode_url, policy_tables
 from forwarder.mechanisms.interface_context import InterfaceContext
-from forwarder.netlink import Channel, Netns, address, ingress, link, neighbour, route, rule, sysctl
+from forwarder.netlink import Channel, address, ingress, link, neighbour, route, rule, sysctl
 from forwarder.netlink.address import IpInterface
 from forwarder.netlink.link import Link, VethEnd
 from forwarder.netlink.link_remover import LinkRemover
 from forwarder.netlink.message import Message, Request
 from forwarder.netlink.neighbour import Neighbour
 from forwarder.netlink.route import MAIN_TABLE
+from forwarder.netns import Netns
 
 log = logging.getLogger(__name__)
 

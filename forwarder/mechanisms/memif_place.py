@@ -15,7 +15,7 @@ from forwarder.api.context import Side
 from forwarder.api.mechanisms import Memif
 from forwarder.errors import InvalidRequest
 from forwarder.mechanisms import inode_url
-from forwarder.netlink import Netns, run_in
+from forwarder.netns import Netns, run_in
 
 _SUN_PATH_BYTES: Final = 108
 _OTHER_NAMES: Final = 3

@@ -28,7 +28,7 @@ from forwarder.connection.refresh import keep_fresh
 from forwarder.connection.shielded import shielded
 from forwarder.errors import ForwarderError, InvalidRequest, NextHopError
 from forwarder.mesh.endpoint import interface_name, unsigned_tokens, vouch
-from forwarder.netlink import Netns
+from forwarder.netns import Netns
 from forwarder.rpc import Channel, NextHop, dial
 from forwarder.security import TokenMetadata, TokenSource
 

@@ -45,7 +45,7 @@ from forwarder.connection.monitor import Monitor
 from forwarder.connection.table import ConnectionTable, Entry
 from forwarder.errors import InvalidRequest, MechanismUnsupported
 from forwarder.mesh.ipam import PointToPointIpam
-from forwarder.netlink import Netns
+from forwarder.netns import Netns
 from forwarder.rpc import Call
 from forwarder.security import Token, TokenSource, UnsignedTokens, received
 

@@ -30,7 +30,7 @@ from forwarder.errors import ConfigError, DataplaneError
 from forwarder.mesh import responder
 from forwarder.mesh.endpoint import Extension, Refresh
 from forwarder.mesh.responder import EchoReply, Host
-from forwarder.netlink import Netns
+from forwarder.netns import Netns
 
 ROUNDS_PER_WAKE: Final = 16
 """Bursts handled before the event loop gets its turn."""

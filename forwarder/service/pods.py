@@ -11,7 +11,7 @@ from forwarder.api.connection_pb2 import Mechanism
 from forwarder.api.mechanisms import View
 from forwarder.mechanisms import inode_url
 from forwarder.mechanisms.inode_url import Identity
-from forwarder.netlink import NetnsWatch
+from forwarder.netns import NetnsWatch
 
 
 class Pods:

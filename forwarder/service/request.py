@@ -22,7 +22,7 @@ from forwarder.connection.path import Position
 from forwarder.connection.table import Entry
 from forwarder.errors import ForwarderError, InvalidRequest, NextHopError, RemoteProtocolError
 from forwarder.mechanisms import Mechanisms
-from forwarder.netlink import NetnsWatch
+from forwarder.netns import NetnsWatch
 from forwarder.rpc import Call
 from forwarder.security import TokenSource
 from forwarder.service import datapaths, offer, tokens

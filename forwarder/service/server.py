@@ -20,7 +20,7 @@ from forwarder.connection.table import ConnectionTable, Entry
 from forwarder.errors import NextHopError
 from forwarder.mechanisms import Datapath, Mechanisms
 from forwarder.mechanisms.userspace import Userspace, Vwires
-from forwarder.netlink import NetnsWatch
+from forwarder.netns import NetnsWatch
 from forwarder.rpc import Call, Channels, Service, monitor_connection, network_service
 from forwarder.security import TokenMetadata, TokenSource, UnsignedTokens
 from forwarder.service.datapaths import Datapaths, Wanted

@@ -7,13 +7,14 @@ import threading
 import pytest
 
 from forwarder.errors import NetlinkError
-from forwarder.netlink import Channel, address, call_in, link, neighbour, route, rule, sysctl
-from forwarder.netlink import Netns as OurNetns
+from forwarder.netlink import Channel, address, link, neighbour, route, rule, sysctl
 from forwarder.netlink.link import VethEnd
 from forwarder.netlink.link_remover import LinkRemover
 from forwarder.netlink.neighbour import Neighbour
 from forwarder.netlink.route import Route
 from forwarder.netlink.rule import Rule
+from forwarder.netns import Netns as OurNetns
+from forwarder.netns import call_in
 from tests.support.netns import Netns
 
 

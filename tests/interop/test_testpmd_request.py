@@ -18,7 +18,7 @@ from forwarder.dataplane import Dataplane
 from forwarder.mechanisms.memif import MemifMechanism
 from forwarder.mesh.client import Client
 from forwarder.mesh.endpoint import Endpoint
-from forwarder.netlink import Netns
+from forwarder.netns import Netns
 from forwarder.rpc import monitor_connection, network_service, serve
 from forwarder.service import ConfiguredNextHops, Forwarder
 from tests.support.memif_peer import ClientPeer, Control, ServerPeer, unix_address

@@ -13,7 +13,7 @@ from forwarder.errors import InvalidRequest, NextHopError, RequestError
 from forwarder.mesh.client import Client, describe
 from forwarder.mesh.endpoint import Endpoint, assigns, kernel_end, tells_dns, unsigned_tokens
 from forwarder.mesh.ipam import PointToPointIpam
-from forwarder.netlink import Netns
+from forwarder.netns import Netns
 from forwarder.rpc import monitor_connection, network_service, serve
 
 

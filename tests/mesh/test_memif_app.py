@@ -13,7 +13,7 @@ from forwarder.mesh.endpoint import Endpoint, assigns
 from forwarder.mesh.ipam import PointToPointIpam
 from forwarder.mesh.memif_app import Pinger, memif_end, memif_host
 from forwarder.mesh.responder import Host, mac_of
-from forwarder.netlink import Netns
+from forwarder.netns import Netns
 from forwarder.rpc import monitor_connection, network_service, serve
 
 PREFIXES = [["172.16.0.0/24"], ["fd00::/64"]]

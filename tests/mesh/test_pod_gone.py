@@ -8,7 +8,7 @@ import pytest
 
 from forwarder.api.connection_pb2 import DELETE, Mechanism, MonitorScopeSelector
 from forwarder.api.networkservice_pb2 import NetworkServiceRequest
-from forwarder.netlink.netns import NAMED_DIRECTORY, named, remove_name
+from forwarder.netns import NAMED_DIRECTORY, named, remove_name
 from tests.support.domain import domain, kernel, links, memif, mine, ping, pod, until
 from tests.support.netns import network_namespace
 

@@ -21,8 +21,7 @@ from forwarder.mesh.endpoint import Endpoint, assigns, kernel_end
 from forwarder.mesh.ipam import PointToPointIpam
 from forwarder.mesh.memif_app import MemifHost, Pinger, memif_end, memif_host
 from forwarder.mesh.responder import Host, mac_of
-from forwarder.netlink import Netns
-from forwarder.netlink.netns import remove_name
+from forwarder.netns import Netns, remove_name
 from forwarder.rpc import NextHop, dial, monitor_connection, network_service, serve
 from forwarder.service import ConfiguredNextHops, Forwarder
 from forwarder.service.datapaths import Wanted

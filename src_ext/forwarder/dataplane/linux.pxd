@@ -125,10 +125,5 @@ cdef extern from "<linux/filter.h>" nogil:
         uint16_t len
         sock_filter *filter
 
-cdef extern from "<sched.h>" nogil:
-    enum:
-        CLONE_NEWNET
-    int setns(int fd, int kind)
-
 cdef extern from "<arpa/inet.h>" nogil:
     uint16_t htons(uint16_t number)

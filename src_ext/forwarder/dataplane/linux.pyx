@@ -7,14 +7,12 @@ from forwarder.dataplane.linux cimport (
     AF_PACKET,
     BPF_K,
     BPF_RET,
-    CLONE_NEWNET,
     PACKET_FANOUT_DATA,
     SO_ATTACH_FILTER,
     SOL_PACKET,
     SOL_SOCKET,
     bind,
     htons,
-    setns,
     setsockopt,
     sock_filter,
     sock_fprog,
@@ -33,15 +31,6 @@ cdef void one_instruction(sock_fprog *program, sock_filter *instruction, unsigne
     instruction.k = value
     program.len = 1
     program.filter = instruction
-
-
-def enter_netns(int fd):
-    """Moves the calling thread into the network namespace `fd` refers to.
-
-    For threads made for that: it stays there. Raises OSError. See setns(2).
-    """
-    if setns(fd, CLONE_NEWNET) < 0:
-        raise OSError(errno, os.strerror(errno))
 
 
 def bind_packet_socket(int fd, int ifindex, int ethertype):

@@ -1,37 +1,28 @@
-"""Network namespaces: held by descriptor, entered only by threads made for it.
+"""Network namespaces, held by descriptor: the process's own, another's, named and new ones.
 
-A thread that enters a namespace never comes back: it does its piece of work and ends, so no
-other work can ever run in the wrong place. What it opened inside (sockets) stays inside.
-The event loop's thread never changes namespace.
-
-Source: setns(2), unshare(2), ioctl_ns(2), network_namespaces(7).
+Source: unshare(2), ioctl_ns(2), network_namespaces(7).
 """
 
-import asyncio
 import ctypes
 import errno
 import fcntl
 import os
-import threading
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Generic, Self, TypeVar
+from typing import Final, Self
 
 from forwarder.errors import NetlinkError
+from forwarder.netns.thread import CLONE_NEWNET, call_in, enter
 
 NAMED_DIRECTORY: Final = Path("/run/netns")
 """Where `ip netns` keeps namespaces that have a name."""
 
-_CLONE_NEWNET: Final = 0x40000000
 _NS_GET_NSTYPE: Final = 0xB703
 _MS_BIND: Final = 0x1000
 _MS_REC: Final = 0x4000
 _MS_SHARED: Final = 0x100000
 _MNT_DETACH: Final = 0x2
-
-_T = TypeVar("_T")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -68,7 +59,7 @@ class Netns:
         except OSError as error:
             self.close()
             raise NetlinkError(f"cannot use {label} as a network namespace", errno=error.errno or 0) from error
-        if kind != _CLONE_NEWNET:
+        if kind != CLONE_NEWNET:
             self.close()
             raise NetlinkError(
                 f"cannot use {label} as a network namespace",
@@ -157,7 +148,7 @@ class Netns:
         """
 
         def unshare() -> Netns:
-            _check(_libc.unshare(_CLONE_NEWNET), "cannot create a network namespace")
+            _check(_libc.unshare(CLONE_NEWNET), "cannot create a network namespace")
             return cls.current()
 
         made = call_in(None, unshare)
@@ -180,7 +171,7 @@ class Netns:
             raise NetlinkError(what, errno=error.errno or 0) from error
 
         def unshare_and_bind() -> None:
-            _check(_libc.unshare(_CLONE_NEWNET), "cannot create a network namespace")
+            _check(_libc.unshare(CLONE_NEWNET), "cannot create a network namespace")
             source = b"/proc/thread-self/ns/net"
             _check(_libc.mount(source, os.fsencode(path), b"none", _MS_BIND, None), what)
 
@@ -204,7 +195,7 @@ class Netns:
 
     def enter(self) -> None:
         """Moves the calling thread into the namespace: only for a thread made for this work."""
-        _check(_libc.setns(self.fileno(), _CLONE_NEWNET), f"cannot enter network namespace {self.label}")
+        enter(self)
 
     def close(self) -> None:
         """Gives the descriptor back; does nothing the second time."""
@@ -253,95 +244,6 @@ def named() -> list[str]:
         return sorted(os.listdir(NAMED_DIRECTORY))
     except FileNotFoundError:
         return []
-
-
-def call_in(netns: Netns | None, function: Callable[[], _T]) -> _T:
-    """Runs `function` inside `netns` (None: our own) on a new thread and returns its result.
-
-    Blocks the caller; for tests and for code that is on a thread of its own already.
-    """
-    return _Job(netns, function).run()
-
-
-async def run_in(
-    netns: Netns | None, function: Callable[[], _T], *, discard: Callable[[_T], object] | None = None
-) -> _T:
-    """Runs `function` inside `netns` (None: our own) on a new thread; the loop stays free.
-
-    When the caller is cancelled, the thread is waited for, so that nothing goes on behind the
-    caller's back; its result is then given to `discard`, which closes what it may hold.
-    `function` must therefore end by itself, soon.
-    """
-    loop = asyncio.get_running_loop()
-    finished: asyncio.Future[None] = loop.create_future()
-
-    def wake() -> None:
-        if not finished.done():
-            finished.set_result(None)
-
-    job = _Job(netns, function, lambda: loop.call_soon_threadsafe(wake))
-    job.start()
-    cancelled: asyncio.CancelledError | None = None
-    while not finished.done():
-        try:
-            await asyncio.shield(finished)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    job.join()
-    if cancelled is None:
-        return job.result()
-    try:
-        result = job.result()
-    except Exception:  # noqa: S110 - the cancellation is what the caller gets
-        pass
-    else:
-        if discard is not None:
-            discard(result)
-    raise cancelled
-
-
-class _Job(Generic[_T]):
-    """One piece of work on a thread of its own."""
-
-    def __init__(
-        self, netns: Netns | None, function: Callable[[], _T], on_end: Callable[[], object] | None = None
-    ) -> None:
-        self._netns = netns
-        self._function = function
-        self._on_end = on_end
-        self._value: list[_T] = []
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, name="netns", daemon=True)
-
-    def _work(self) -> None:
-        try:
-            if self._netns is not None:
-                self._netns.enter()
-            self._value.append(self._function())
-        except BaseException as error:
-            self._error = error
-        finally:
-            if self._on_end is not None:
-                self._on_end()
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def join(self) -> None:
-        self._thread.join()
-
-    def result(self) -> _T:
-        if self._error is not None:
-            try:
-                raise self._error
-            finally:
-                self._error = None  # no cycle through the traceback
-        return self._value[0]
-
-    def run(self) -> _T:
-        self.start()
-        self.join()
-        return self.result()
 
 
 def _check_name(name: str) -> None:

@@ -10,9 +10,9 @@ import warnings
 
 import pytest
 
+from forwarder import netns as namespaces
 from forwarder.errors import NetlinkError
-from forwarder.netlink import Netns, call_in, run_in
-from forwarder.netlink import netns as namespaces
+from forwarder.netns import Netns, call_in, run_in
 from tests.support.netns import Netns as Scratch
 
 

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Final
 
 from forwarder.errors import NetlinkError
-from forwarder.netlink.directory_watch import DirectoryWatch
-from forwarder.netlink.netns import NAMED_DIRECTORY, named, run_in
+from forwarder.netns.directory_watch import DirectoryWatch
+from forwarder.netns.namespace import NAMED_DIRECTORY, named
+from forwarder.netns.thread import run_in
 
 log = logging.getLogger(__name__)
 

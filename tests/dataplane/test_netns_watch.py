@@ -8,9 +8,8 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 import pytest
 
-from forwarder.netlink import Netns, NetnsWatch
-from forwarder.netlink.netns import call_in, remove_name
-from forwarder.netlink.netns_watch import _find_keepers
+from forwarder.netns import Netns, NetnsWatch, call_in, remove_name
+from forwarder.netns.watch import _find_keepers
 from tests.support.domain import until
 from tests.support.netns import Netns as Shell
 from tests.support.netns import network_namespace
