@@ -37,7 +37,7 @@ class Dataplane:
 
         `cpus`: worker i is pinned to the i-th, round and round; empty for no pinning.
         `poll_window_us`: how long a vWire is polled after its last frame, before it sleeps.
-        `stall_limit_ms`: how long frames wait in a memif for room on the other side.
+        `stall_limit_ms`: how long frames wait where they came from for room on the other side.
         `qdisc_bypass`: frames are sent around the queue discipline of kernel links.
         """
         if workers < 1:

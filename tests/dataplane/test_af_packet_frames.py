@@ -10,15 +10,18 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
+from forwarder.dataplane import Dataplane
 from forwarder.dataplane.spec import Mode, Offload
 from tests.support.counters import settled
 from tests.support.frames import ETHERTYPES, ethernet_of, every_size, samples, stretched
 from tests.support.kernel_wire import LINK, MACS, OUR_MACS, KernelWire, Pods, kernel_wire, pods
 from tests.support.packet_socket import PacketSocket, packet_socket
+from tests.support.port_kinds import KINDS
 from tests.support.superframe import SuperFrame, super_frame
 
 BATCH = 100
 """Frames on the way at once: less than any queue between the two pods holds."""
+LONG_TCP = TCP(dport=9, options=[("NOP", 0)] * 40)
 
 
 @pytest.fixture(scope="module")
@@ -184,3 +187,25 @@ async def test_super_frames_cross_an_ip_payload_wire(two_pods: Pods, ring: bool)
                 assert arrived[:12] == MACS[1] + OUR_MACS[1]
                 assert (header.gso_type, header.gso_size) == (one.offload.gso_type, one.offload.gso_size)
                 assert (header.csum_start, header.csum_offset) == (one.offload.csum_start, one.offload.csum_offset)
+
+
+async def test_a_complete_frame_has_nothing_of_the_super_frame_before_it(two_pods: Pods) -> None:
+    """Both were lent in the same place; the kernel refuses a frame that claims a longer header than it has."""
+    made = super_frame(
+        Ether(dst=MACS[1].hex(":"), src=MACS[0].hex(":")) / IP(src="10.0.0.1", dst="10.0.0.2") / LONG_TCP,
+        bytes(10_000),
+        1400,
+    )
+    short = ethernet_of(bytes(46))
+    async with (
+        Dataplane() as dataplane,
+        dataplane.kernel_port(two_pods.spec(0)) as port,
+        KINDS["memif-server"](dataplane, Mode.ETHERNET) as far,
+        dataplane.vwire(port, far.port) as wire,
+    ):
+        with packet_socket(two_pods.a, LINK, vnet_hdr=True) as unfinished, packet_socket(two_pods.a, LINK) as pod:
+            unfinished.send(made.frame, made.offload)
+            assert await far.receive(len(made.segments)) == made.segments
+            await far.send([short])
+            assert await asyncio.to_thread(pod.receive_all, 1) == [short]
+        assert (await settled(wire)).b_to_a.drops == {}

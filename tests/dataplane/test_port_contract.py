@@ -284,6 +284,50 @@ async def test_a_receiver_without_room_holds_frames_back_and_then_costs_them(dat
         assert await b.receive(10) == frames[:10]
 
 
+@pytest.mark.parametrize("kind", ["kernel-queue", "kernel-ring"])
+@pytest.mark.parametrize("sink", ["memif-server", "memif-client"])
+async def test_kernel_frames_wait_for_a_slow_memif_receiver_and_a_stuck_one_costs_them(kind: str, sink: str) -> None:
+    """Where there is no room they stay with the kernel, for as long as frames are held and no longer."""
+    async with (
+        Dataplane(stall_limit_ms=200) as slow,
+        KINDS[kind](slow, Mode.ETHERNET) as a,
+        KINDS[sink](slow, Mode.ETHERNET) as b,
+        slow.vwire(a.port, b.port) as wire,
+    ):
+        frames = [n.to_bytes(4, "big") * 15 for n in range(600)]
+        arrived: list[bytes] = []
+        # Once around the ring, with more on the way than fits into it.
+        for start in range(0, len(frames), 60):
+            await a.send(frames[start : start + 60])
+            if start >= 240:
+                arrived += await b.receive(60)
+        arrived += await b.receive(len(frames) - len(arrived))
+        assert arrived == frames
+        assert (await settled(wire)).a_to_b.drops == {}
+        # Now nobody takes them: 256 fit into the receiver's ring, the rest is given up.
+        for start in range(0, 360, 60):
+            await a.send(frames[start : start + 60])
+            if start < 180:
+                await settled(wire)  # so that no queue before the vWire overflows
+        # Meanwhile the other direction goes on.
+        await b.send(frames[:60])
+        assert await a.receive(60) == frames[:60]
+        await until(lambda: wire.statistics().a_to_b.in_frames == 600 + 360)
+        flow = wire.statistics().a_to_b
+        assert flow.drops == {"no_room": 360 - 256}
+        assert balanced(flow)
+        await asleep(slow)
+        await a.send(frames[360:370])
+        await until(lambda: wire.statistics().a_to_b.in_frames == 600 + 370)
+        assert wire.statistics().a_to_b.drops == {"no_room": 370 - 256}
+        # As soon as it takes frames again it is trusted again.
+        assert await b.receive(256) == frames[:256]
+        for start in range(0, 600, 60):
+            await a.send(frames[start : start + 60])
+            assert await b.receive(60) == frames[start : start + 60]
+        assert (await settled(wire)).a_to_b.drops == {"no_room": 370 - 256}
+
+
 async def test_other_wires_come_and_go_without_loss(dataplane: Dataplane) -> None:
     """Changes of the plan under load cost no frame."""
     async with (

@@ -10,7 +10,7 @@ The kernel takes the outer VLAN tag out of a received frame and puts it into met
 """
 
 from libc.errno cimport EAGAIN, EINTR, EINVAL, EMSGSIZE, ENETDOWN, ENOBUFS, ENODEV, ENOMEM, ENXIO, errno
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from forwarder.dataplane.allocation cimport ALLOCATED_PACKET_PORT, allocate, release
@@ -81,7 +81,7 @@ from forwarder.dataplane.packet_ring cimport (
     ring_ours,
     ring_slot,
 )
-from forwarder.dataplane.port cimport PORT_CONNECTED, PORT_DEAD, PORT_HOLDS, PORT_IP, Port, port_t
+from forwarder.dataplane.port cimport PORT_CONNECTED, PORT_DEAD, PORT_HOLDS, PORT_IP, PORT_QUEUES, Port, port_t
 from forwarder.dataplane.vlan cimport VLAN_TAG_BYTES, VLAN_TPID, vlan_push
 
 cdef enum:
@@ -155,8 +155,20 @@ cdef uint8_t *restore_tag(
     return vlan_push(data, tpid if status & TP_STATUS_VLAN_TPID_VALID else <uint16_t>VLAN_TPID, tci)
 
 
+cdef bint readable(int fd) noexcept nogil:
+    """Whether frames wait behind a descriptor, or an error."""
+    cdef pollfd look
+    look.fd = fd
+    look.events = POLLIN
+    look.revents = 0
+    return poll(&look, 1, 0) > 0
+
+
 cdef uint32_t receive_pool(af_packet_t *self, burst_t *burst, flow_t *flow) noexcept nogil:
-    """Receives into the pool. Frames that may not pass are counted and left out: the rest is not held."""
+    """Receives into the pool, at most `burst.most` frames.
+
+    Frames that may not pass are counted and left out: the rest is not held.
+    """
     cdef mmsghdr messages[BURST_FRAMES]
     cdef iovec vectors[2 * BURST_FRAMES]
     cdef control_t controls[BURST_FRAMES]
@@ -165,11 +177,15 @@ cdef uint32_t receive_pool(af_packet_t *self, burst_t *burst, flow_t *flow) noex
     cdef uint8_t *data
     cdef uint32_t i
     cdef uint32_t length
+    cdef uint32_t most = burst.most
     cdef int n
     cdef int reason
     cdef bint tagged
     self.port.flags &= ~<uint32_t>PORT_HOLDS
-    for i in range(<uint32_t>BURST_FRAMES):
+    if most == 0:
+        burst.waiting = readable(self.fd)
+        return 0
+    for i in range(most):
         vectors[2 * i].iov_base = &headers[i]
         vectors[2 * i].iov_len = sizeof(virtio_net_hdr)
         vectors[2 * i + 1].iov_base = burst.pool + i * POOL_SLOT_BYTES + HEADROOM
@@ -182,7 +198,7 @@ cdef uint32_t receive_pool(af_packet_t *self, burst_t *burst, flow_t *flow) noex
         message.msg_control = &controls[i]
         message.msg_controllen = sizeof(control_t)
         message.msg_flags = 0
-    n = recvmmsg(self.fd, messages, BURST_FRAMES, MSG_DONTWAIT, NULL)
+    n = recvmmsg(self.fd, messages, most, MSG_DONTWAIT, NULL)
     if n <= 0:
         # Nothing there, or the link went down, which control learns by itself; reading cleared the error.
         return 0
@@ -289,8 +305,10 @@ cdef uint32_t packet_rx_burst(port_t *port, burst_t *burst, flow_t *flow) noexce
     cdef packet_ring_t *ring = hold_ring(self)
     cdef uint32_t phase
     cdef uint32_t n
+    cdef uint64_t before = self.received
     cdef bint ready
     port.polls += 1
+    burst.waiting = False
     burst.n_frames = 0
     burst.n_segments = 0
     if ring == NULL:
@@ -300,13 +318,15 @@ cdef uint32_t packet_rx_burst(port_t *port, burst_t *burst, flow_t *flow) noexce
         # In this order: whatever came before a frame in the ring is in the queue by now.
         ready = ring_ours(ring_slot(ring, 0))
         n = receive_pool(self, burst, flow)
-        if n == 0 and ready:
+        if ready and self.received == before and not burst.waiting:
             n = receive_ring(self, ring, burst, flow)
     else:
         n = receive_ring(self, ring, burst, flow)
         if n == 0 and (phase == RING_LEAVING or self.strays):
-            self.strays = False
+            before = self.received
             n = receive_pool(self, burst, flow)
+            # What was there may not have been all.
+            self.strays = burst.waiting or self.received != before
     if n == 0:
         exchange_ptr(<void **>&self.held, NULL)
     return n
@@ -365,9 +385,11 @@ cdef int gather(
     memset(header, 0, sizeof(virtio_net_hdr))
     header.flags = frame.offload.flags
     header.gso_type = frame.offload.gso_type
-    header.gso_size = frame.offload.gso_size
-    if frame.offload.header_length:
-        header.hdr_len = <uint16_t>min(frame.offload.header_length + shift, <uint32_t>0xFFFF)
+    if frame.offload.gso_type != GSO_NONE:
+        # Of a complete frame its source sets nothing else: the rest may be some former frame's.
+        header.gso_size = frame.offload.gso_size
+        if frame.offload.header_length:
+            header.hdr_len = <uint16_t>min(frame.offload.header_length + shift, <uint32_t>0xFFFF)
     if frame.offload.flags & OFFLOAD_NEEDS_CSUM:
         if frame.offload.csum_start + shift > 0xFFFF:
             return -1 - <int>DROP_BAD_OFFLOAD
@@ -444,6 +466,11 @@ cdef uint32_t send(
     return done
 
 
+cdef uint32_t packet_tx_room(port_t *port) noexcept nogil:
+    """The kernel tells only when it is given a frame."""
+    return BURST_FRAMES
+
+
 cdef uint32_t packet_tx_burst(port_t *port, burst_t *burst, uint32_t first, flow_t *flow) noexcept nogil:
     cdef af_packet_t *self = <af_packet_t *>port
     cdef mmsghdr messages[BURST_FRAMES]
@@ -489,7 +516,6 @@ cdef bint packet_arm(port_t *port) noexcept nogil:
     """Needs no arming: only what came meanwhile is looked for."""
     cdef af_packet_t *self = <af_packet_t *>port
     cdef packet_ring_t *ring = hold_ring(self)
-    cdef pollfd look
     cdef int error
     cdef uint32_t size = sizeof(error)
     cdef bint there
@@ -497,10 +523,7 @@ cdef bint packet_arm(port_t *port) noexcept nogil:
         # A link that went down leaves an error, which receiving would clear; it would wake us for ever.
         getsockopt(ring.fd, SOL_SOCKET, SO_ERROR, &error, &size)
         exchange_ptr(<void **>&self.held, NULL)
-    look.fd = port.wait_fd
-    look.events = POLLIN
-    look.revents = 0
-    there = poll(&look, 1, 0) > 0
+    there = readable(port.wait_fd)
     # Frames come to the queue beside the ring when the link was down meanwhile and the kernel
     # has put the members of the fanout group into another order.
     self.strays = there and ring != NULL
@@ -541,14 +564,16 @@ cdef class AfPacketPort(Port):
         self.packet.ip_mode = ip_mode
         self.packet.frame_bytes_max = mtu_bytes + <uint32_t>ETHERNET_HEADER
         self.packet.bypass = bypass
+        self.c.flags = PORT_QUEUES
         if ip_mode:
             if len(mac) != 6 or len(peer_mac) != 6:
                 raise ValueError(f"{name}: IP mode needs two addresses of six bytes")
             header = peer_mac + mac + ETHERTYPE_IPV4.to_bytes(2, "big")
             memcpy(self.packet.ethernet, <const char *>header, ETHERNET_HEADER)
-            self.c.flags = PORT_IP
+            self.c.flags |= PORT_IP
         self.c.rx_burst = packet_rx_burst
         self.c.rx_release = packet_rx_release
+        self.c.tx_room = packet_tx_room
         self.c.tx_burst = packet_tx_burst
         self.c.arm = packet_arm
         self.c.disarm = packet_disarm

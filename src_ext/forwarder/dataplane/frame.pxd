@@ -23,7 +23,9 @@ cdef struct segment_t:
     const uint8_t *data
     uint32_t length
 
-# What virtio_net_hdr says of a frame. All zero: a complete wire frame.
+# What virtio_net_hdr says of a frame. `flags` and `gso_type` zero: a complete wire
+# frame. The header length and the size count only with a `gso_type`, the checksum's
+# place only with OFFLOAD_NEEDS_CSUM.
 # Offsets count from the first byte of the frame as lent (Ethernet header in
 # Ethernet mode, IP header in IP mode).
 cdef struct offload_t:
@@ -52,6 +54,8 @@ cdef enum:
     POOL_SLOT_BYTES = 66048     # FRAME_BYTES_MAX, headroom for a VLAN tag and headers, a multiple of 512
 
 cdef struct burst_t:
+    uint32_t most               # how many frames a source may take that cannot hold them (PORT_QUEUES)
+    bint waiting                # set by such a source: `most` is 0, and there are frames
     uint32_t n_frames
     uint32_t n_segments
     uint8_t *pool

@@ -40,6 +40,8 @@ cdef struct memif_session_t:
     uint32_t buffer_bytes
     uint32_t rx_buffers         # offset of slot 0's buffer
     uint32_t tx_buffers
+    # The runner's, slow path.
+    uint16_t tx_frame_slots     # how many slots are kept for a frame that has not been seen yet
     uint32_t n_regions
     memif_region_t regions[MEMIF_REGIONS]
     # The runner's. Indices run through 16 bits.

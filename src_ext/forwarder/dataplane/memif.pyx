@@ -108,6 +108,7 @@ cdef enum:
     RING_HEADER = 128
     DESCRIPTOR = 16
     LINE_DESCRIPTORS = 4    # in one cache line
+    SUPER_FRAME_SLOTS = 64      # what 64 KiB need in packets of 1024 bytes; more is learnt, up to half a ring
 
 cdef copy_all_fn copy_all = copy_all_choose()
 
@@ -461,6 +462,8 @@ cdef int send_slowly(memif_port_t *port, memif_session_t *self, const frame_t *f
         if found == 0:
             if ring_count(self.tx_end, self.tx_next) > self.tx_mask:
                 return -1 - <int>DROP_TOO_BIG     # not even the whole ring has room
+            if ring_count(self.tx_end, self.tx_next) >= self.tx_frame_slots:
+                self.tx_frame_slots = min(<uint16_t>(2 * self.tx_frame_slots), <uint16_t>((self.tx_mask + 1) // 2))
             return 0
     index = self.tx_next
     if not finish:
@@ -596,6 +599,19 @@ cdef inline uint32_t send(memif_port_t *port, burst_t *burst, uint32_t first, fl
     return i - first
 
 
+cdef inline uint32_t room(memif_port_t *port, bint server) noexcept nogil:
+    """Gives for how many frames there is room if each is as long as they come."""
+    cdef memif_session_t *self = usable(port)
+    cdef uint32_t n
+    if self == NULL:
+        return BURST_FRAMES
+    if ring_count(self.tx_end, self.tx_next) < BURST_FRAMES * <uint32_t>self.tx_frame_slots:
+        if not see_room(port, self, server):
+            return BURST_FRAMES
+    n = ring_count(self.tx_end, self.tx_next) // <uint32_t>self.tx_frame_slots
+    return n if n < BURST_FRAMES else <uint32_t>BURST_FRAMES
+
+
 # --- Sleeping -------------------------------------------------------------------------------
 
 
@@ -642,6 +658,14 @@ cdef uint32_t server_tx_burst(port_t *port, burst_t *burst, uint32_t first, flow
 
 cdef uint32_t client_tx_burst(port_t *port, burst_t *burst, uint32_t first, flow_t *flow) noexcept nogil:
     return send(<memif_port_t *>port, burst, first, flow, False)
+
+
+cdef uint32_t server_tx_room(port_t *port) noexcept nogil:
+    return room(<memif_port_t *>port, True)
+
+
+cdef uint32_t client_tx_room(port_t *port) noexcept nogil:
+    return room(<memif_port_t *>port, False)
 
 
 cdef bint server_arm(port_t *port) noexcept nogil:
@@ -705,6 +729,7 @@ cdef class MemifSession:
             self.c.tx_ring = self.find_ring(region, offset, log2_size)
             self.c.tx_mask = <uint16_t>((1 << <int>log2_size) - 1)
             self.c.tx_fd = fd
+            self.c.tx_frame_slots = min(<uint16_t>SUPER_FRAME_SLOTS, <uint16_t>((self.c.tx_mask + 1) // 2))
             self.c.frame_bytes_max = min(frame_bytes_max, <uint32_t>FRAME_BYTES_MAX)
             if not server:
                 self.c.buffer_bytes = buffer_bytes
@@ -795,6 +820,7 @@ cdef class MemifPort(Port):
         self.c.wait_fd = self.c.registered_fd = -1
         self.c.rx_burst = server_rx_burst if server else client_rx_burst
         self.c.rx_release = server_rx_release if server else client_rx_release
+        self.c.tx_room = server_tx_room if server else client_tx_room
         self.c.tx_burst = server_tx_burst if server else client_tx_burst
         self.c.arm = server_arm if server else client_arm
         self.c.disarm = memif_disarm

@@ -1,4 +1,4 @@
-"""What a port is: the four verbs every port kind implements."""
+"""What a port is: the verbs every port kind implements."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -10,6 +10,7 @@ cdef enum:
     PORT_IP = 2         # frames start at the IP header, not at the Ethernet header
     PORT_EDGE = 4       # wait_fd is an eventfd: each write to it wakes, and it need not be read
     PORT_UNFENCED = 8   # the peer may miss that we armed: look again a little later
+    PORT_QUEUES = 16    # frames may come from a queue of the kernel's, which takes none back
 
 cdef enum:
     PORT_DEAD = 1       # state: broken for good; reason in `fault`
@@ -24,6 +25,10 @@ cdef enum:
 #            and counted in `flow` (in_frames, in_bytes and its drop reason).
 # rx_release Gives back the first `n` frames of the last burst. The rest is lent
 #            again by the next rx_burst (PORT_HOLDS), or is gone.
+# tx_room    How many frames there is room for, whatever they turn out to be. For
+#            whoever receives from a queue (PORT_QUEUES): frames for which there is
+#            no room are better left there. A port that is down has room for all,
+#            for it drops them.
 # tx_burst   Takes frames first..n_frames-1 of `burst` in order, copying or sending
 #            each; returns how many it took. A frame it took was either sent
 #            (out_frames, out_bytes of `flow`) or can never be sent and was dropped
@@ -35,6 +40,7 @@ cdef enum:
 # disarm     Back to polling.
 ctypedef uint32_t (*rx_burst_fn)(port_t *port, burst_t *burst, flow_t *flow) noexcept nogil
 ctypedef void (*rx_release_fn)(port_t *port, burst_t *burst, uint32_t n) noexcept nogil
+ctypedef uint32_t (*tx_room_fn)(port_t *port) noexcept nogil
 ctypedef uint32_t (*tx_burst_fn)(port_t *port, burst_t *burst, uint32_t first, flow_t *flow) noexcept nogil
 ctypedef bint (*arm_fn)(port_t *port) noexcept nogil
 ctypedef void (*disarm_fn)(port_t *port) noexcept nogil
@@ -43,6 +49,7 @@ ctypedef void (*disarm_fn)(port_t *port) noexcept nogil
 cdef struct port_t:
     rx_burst_fn rx_burst
     rx_release_fn rx_release
+    tx_room_fn tx_room
     tx_burst_fn tx_burst
     arm_fn arm
     disarm_fn disarm

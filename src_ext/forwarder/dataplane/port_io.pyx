@@ -68,6 +68,7 @@ cdef class PortIO:
     def __cinit__(self, Port port not None):
         self.epoll_fd = -1
         self.burst = <burst_t *>allocate(ALLOCATED_BURST, sizeof(burst_t))
+        self.burst.most = BURST_FRAMES
         self.burst.pool = <uint8_t *>allocate_untouched(ALLOCATED_BURST, <size_t>BURST_FRAMES * POOL_SLOT_BYTES)
         port.take(self)
         self.port = port

@@ -2,17 +2,23 @@
 
 from forwarder.dataplane.allocation cimport ALLOCATED_VWIRE, allocate, release
 from forwarder.dataplane.counters cimport DROP_NO_ROOM, flow_snapshot, flow_t
-from forwarder.dataplane.frame cimport burst_t
-from forwarder.dataplane.port cimport PORT_HOLDS, Port, port_t
+from forwarder.dataplane.frame cimport BURST_FRAMES, burst_t
+from forwarder.dataplane.port cimport PORT_HOLDS, PORT_QUEUES, Port, port_t
 
 from forwarder.dataplane.statistics import VwireStatistics
+
+
+cdef inline bint given_up(const lane_t *lane, uint64_t now, uint64_t stall_limit_ns) noexcept nogil:
+    """Whether the sink has had no room for longer than frames wait."""
+    return lane.stalled_since_ns != 0 and now - lane.stalled_since_ns >= stall_limit_ns
 
 
 cdef uint32_t lane_turn(lane_t *lane, burst_t *burst, uint64_t now, uint64_t stall_limit_ns) noexcept nogil:
     """Moves one burst one way.
 
     What the sink did not take stays with a source that holds, and counts as received only once it
-    has left the source.
+    has left the source. From a source that cannot hold, only as much is taken as the sink has room
+    for; the rest waits in the kernel's queue, equally long.
     """
     cdef port_t *source = lane.source
     cdef flow_t *flow = &lane.flow
@@ -20,15 +26,27 @@ cdef uint32_t lane_turn(lane_t *lane, burst_t *burst, uint64_t now, uint64_t sta
     cdef uint64_t n_bytes = 0
     cdef uint32_t n, taken, gone, i
     cdef uint32_t did = 0
+    cdef bint queues = (source.flags & PORT_QUEUES) != 0
+    if queues:
+        burst.most = BURST_FRAMES if given_up(lane, now, stall_limit_ns) else lane.sink.tx_room(lane.sink)
     n = source.rx_burst(source, burst, flow)
     if n == 0:
+        if queues and burst.waiting:
+            if lane.stalled_since_ns == 0:
+                lane.stalled_since_ns = now
+            did = TURN_STALLED
+        elif not given_up(lane, now, stall_limit_ns):
+            lane.stalled_since_ns = 0
         # A sink that was given up stays so until it takes frames again.
-        return TURN_WORKED if flow.in_frames != received_before else 0
+        return did | TURN_WORKED if flow.in_frames != received_before else did
     taken = lane.sink.tx_burst(lane.sink, burst, 0, flow)
     gone = n
     if taken == n:
         lane.stalled_since_ns = 0
-    elif source.flags & PORT_HOLDS:
+    elif not source.flags & PORT_HOLDS:
+        if taken:
+            lane.stalled_since_ns = 0
+    else:
         if taken or lane.stalled_since_ns == 0:
             lane.stalled_since_ns = now
         if now - lane.stalled_since_ns < stall_limit_ns:
