@@ -83,7 +83,7 @@ class _Stage(Enum):
     """Receives from the queue; the worker may not have let go of the ring yet."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _OpenPort:
     """What control keeps of an open port."""
 
@@ -99,7 +99,6 @@ class _OpenPort:
     retired: PacketRing | None = None
     received: int = 0
     """Frames at the last look."""
-    looked_at: float = 0.0
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def close_ring(self) -> None:
@@ -139,7 +138,8 @@ class KernelPorts:
         self._max_rings = max_rings
         self.ring_rate = ring_rate
         self._watched: dict[tuple[int, int], _Watched] = {}
-        self._open: list[_OpenPort] = []
+        self._open: dict[_OpenPort, None] = {}
+        self._looked_at = 0.0
         self._any_open = asyncio.Event()
 
     @property
@@ -178,13 +178,13 @@ class KernelPorts:
             stack.callback(watch.remove, spec.ifindex)
             if port.error is not None:
                 raise port.error
-            self._open.append(entry)
+            self._open[entry] = None
             self._any_open.set()
             stack.callback(self._forget, entry)
             yield port
 
     def _forget(self, entry: _OpenPort) -> None:
-        self._open.remove(entry)
+        del self._open[entry]
         if not self._open:
             self._any_open.clear()
 
@@ -211,10 +211,14 @@ class KernelPorts:
 
         `now` is in seconds.
         """
+        seconds = now - self._looked_at if self._looked_at else 0.0
+        self._looked_at = now
         for entry in list(self._open):
-            received, since = entry.port.received, entry.looked_at
-            rate = (received - entry.received) / (now - since) if since and now > since else 0.0
-            entry.received, entry.looked_at = received, now
+            received = entry.port.received
+            rate = (received - entry.received) / seconds if seconds > 0 else 0.0
+            entry.received = received
+            if rate < self.ring_rate and entry.stage is _Stage.QUEUE:
+                continue  # a thousand that are silent cost this comparison each, and nothing else
             async with entry.changing:
                 if entry in self._open and entry.port.error is None:
                     await self._step(entry, rate)
