@@ -7,7 +7,6 @@ The event loop's thread never changes namespace.
 Source: setns(2).
 """
 
-import _thread
 import asyncio
 import ctypes
 import errno
@@ -51,11 +50,7 @@ def call_in(netns: Held | int | None, function: Callable[[], _T]) -> _T:
 
     Blocks the caller; for tests and for code that is on a thread of its own already.
     """
-    job = _Job(netns, function)
-    thread = threading.Thread(target=job.work, name="netns", daemon=True)
-    thread.start()
-    thread.join()
-    return job.result()
+    return _Job(netns, function).run()
 
 
 async def run_in(
@@ -75,15 +70,14 @@ async def run_in(
             finished.set_result(None)
 
     job = _Job(netns, function, lambda: loop.call_soon_threadsafe(wake))
-    # Not by threading.Thread, whose start waits until the thread runs: where CPUs are busy that held
-    # the event loop up for a sixth of its time.
-    _thread.start_new_thread(job.work, ())
+    job.start()
     cancelled: asyncio.CancelledError | None = None
     while not finished.done():
         try:
             await asyncio.shield(finished)
         except asyncio.CancelledError as error:
             cancelled = error
+    job.join()
     if cancelled is None:
         return job.result()
     try:
@@ -107,8 +101,9 @@ class _Job(Generic[_T]):
         self._on_end = on_end
         self._value: list[_T] = []
         self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="netns", daemon=True)
 
-    def work(self) -> None:
+    def _work(self) -> None:
         try:
             if self._netns is not None:
                 enter(self._netns)
@@ -119,6 +114,12 @@ class _Job(Generic[_T]):
             if self._on_end is not None:
                 self._on_end()
 
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self) -> None:
+        self._thread.join()
+
     def result(self) -> _T:
         if self._error is not None:
             try:
@@ -126,3 +127,8 @@ class _Job(Generic[_T]):
             finally:
                 self._error = None  # no cycle through the traceback
         return self._value[0]
+
+    def run(self) -> _T:
+        self.start()
+        self.join()
+        return self.result()
