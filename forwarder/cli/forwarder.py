@@ -24,6 +24,7 @@ from forwarder.dataplane import Dataplane
 from forwarder.errors import ConfigError, InvalidRequest
 from forwarder.mechanisms import Datapath, Mechanisms
 from forwarder.mechanisms.kernel import KernelMechanism
+from forwarder.mechanisms.kernel_veth import DirectVeth
 from forwarder.mechanisms.memif import MemifMechanism
 from forwarder.mechanisms.memif_direct import DirectMemif
 from forwarder.mesh.endpoint import forever, unsigned_tokens
@@ -72,19 +73,11 @@ def next_hops_of(texts: Sequence[str]) -> ConfiguredNextHops:
     return ConfiguredNextHops(default=default, by_service=by_service)
 
 
-def direct_datapaths() -> list[Datapath]:
-    """Makes every datapath that does without our workers, best first."""
-    return [DirectMemif()]
-
-
 @asynccontextmanager
-async def mechanisms(dataplane: Dataplane) -> AsyncIterator[Mechanisms]:
-    """Makes every mechanism there is."""
-    kernel = KernelMechanism(dataplane)
-    try:
-        yield {constants.KERNEL: kernel, constants.MEMIF: MemifMechanism(dataplane)}
-    finally:
-        kernel.close()
+async def mechanisms(dataplane: Dataplane) -> AsyncIterator[tuple[Mechanisms, Sequence[Datapath]]]:
+    """Makes every mechanism there is, and every datapath that does without our workers, best first."""
+    with KernelMechanism(dataplane) as kernel, DirectVeth(kernel) as veth:
+        yield {constants.KERNEL: kernel, constants.MEMIF: MemifMechanism(dataplane)}, [veth, DirectMemif()]
 
 
 async def run(settings: config.ForwarderSettings, next_hops: ConfiguredNextHops) -> None:
@@ -101,7 +94,7 @@ async def run(settings: config.ForwarderSettings, next_hops: ConfiguredNextHops)
                 )
             )
         with phases("open the mechanisms"):
-            served = await stack.enter_async_context(mechanisms(dataplane))
+            served, direct = await stack.enter_async_context(mechanisms(dataplane))
             channels = await stack.enter_async_context(
                 Channels(credentials=TokenMetadata(tokens), timeout_s=settings.dial_timeout)
             )
@@ -115,7 +108,7 @@ async def run(settings: config.ForwarderSettings, next_hops: ConfiguredNextHops)
                     dial=dialler(channels),
                     mechanism_priority=settings.mechanism_priority,
                     default_payload=settings.default_payload,
-                    direct=direct_datapaths(),
+                    direct=direct,
                     datapath=Wanted(settings.datapath),
                 )
             )

@@ -24,7 +24,7 @@ import psutil
 
 from forwarder.api.connection_pb2 import Connection
 from forwarder.cli import mesh_file, pods
-from forwarder.cli.forwarder import direct_datapaths, mechanisms
+from forwarder.cli.forwarder import mechanisms
 from forwarder.cli.mesh_file import Command, MeshPlan
 from forwarder.cli.pods import Outcome, Pod
 from forwarder.cli.program import Phases
@@ -222,7 +222,7 @@ async def local_mesh(
             dataplane = await stack.enter_async_context(
                 Dataplane(workers=workers, poll_window_us=round(poll_window_s * 1e6))
             )
-            served = await stack.enter_async_context(mechanisms(dataplane))
+            served, direct = await stack.enter_async_context(mechanisms(dataplane))
             urls = {endpoint.name: f"unix://{directory}/{endpoint.name}.sock" for endpoint in plan.endpoints}
             forwarder = await stack.enter_async_context(
                 Forwarder(
@@ -230,7 +230,7 @@ async def local_mesh(
                     mechanisms=served,
                     vwires=dataplane,
                     next_hops=PlannedNextHops(plan, urls),
-                    direct=direct_datapaths(),
+                    direct=direct,
                     datapath=datapath,
                 )
             )

@@ -57,19 +57,7 @@ class KernelOpenPort:
 
     def serves(self, connection: Connection) -> bool:
         """Says whether namespace, name, payload, mark and hardware address are still what they were."""
-        if connection.mechanism.type != constants.KERNEL:
-            return False
-        try:
-            wanted = interface_context(connection, self._side)
-        except InvalidRequest:
-            return False
-        have = self._interface.wanted
-        return (
-            (wanted.name, wanted.ip_mode, wanted.alias, wanted.managed)
-            == (have.name, have.ip_mode, have.alias, have.managed)
-            and wanted.mac in (b"", self._interface.their_mac)
-            and inode_url.means(wanted.inode_url, self._interface.netns)
-        )
+        return serves(self._interface, self._side, connection)
 
     async def update(self, connection: Connection) -> None:
         """Compares the interface with the connection's context and applies the difference.
@@ -86,6 +74,23 @@ class KernelOpenPort:
             self.port.set_mtu(wanted.mtu_bytes)
 
 
+def serves(interface: KernelInterface, side: Side, connection: Connection) -> bool:
+    """Says whether an interface is still the one that `side` of a connection asks for."""
+    if connection.mechanism.type != constants.KERNEL:
+        return False
+    try:
+        wanted = interface_context(connection, side)
+    except InvalidRequest:
+        return False
+    have = interface.wanted
+    return (
+        (wanted.name, wanted.ip_mode, wanted.alias, wanted.managed)
+        == (have.name, have.ip_mode, have.alias, have.managed)
+        and wanted.mac in (b"", interface.their_mac)
+        and inode_url.means(wanted.inode_url, interface.netns)
+    )
+
+
 class KernelMechanism:
     """Opens kernel interfaces. One per forwarder; close it after the last."""
 
@@ -93,8 +98,9 @@ class KernelMechanism:
 
     def __init__(self, dataplane: KernelPorts) -> None:
         self._dataplane = dataplane
-        self._tools = Tools()
-        self._room = asyncio.Semaphore(_MOST_AT_ONCE)
+        self.tools = Tools()
+        self.room = asyncio.Semaphore(_MOST_AT_ONCE)
+        """To be held while links are made."""
 
     def preference(self, connection: Connection) -> ApiMechanism:
         """Returns an offer without parameters: the endpoint names its interface and its namespace."""
@@ -128,9 +134,9 @@ class KernelMechanism:
         """
         self.check(connection.mechanism, side)
         wanted = interface_context(connection, side)
-        interface = KernelInterface(wanted, connection.network_service, self._tools)
+        interface = KernelInterface(wanted, connection.network_service, self.tools)
         try:
-            async with self._room:
+            async with self.room:
                 await run_in(None, interface.create)
             spec = KernelPortSpec(
                 name=interface.our_name,
@@ -148,7 +154,7 @@ class KernelMechanism:
 
     def close(self) -> None:
         """Gives the filter's descriptor back."""
-        self._tools.drop_filter.close()
+        self.tools.drop_filter.close()
 
     def __enter__(self) -> Self:
         return self

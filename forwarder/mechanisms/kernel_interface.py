@@ -62,9 +62,9 @@ class KernelInterface:
         stem = _UNSUITED.sub("-", service)[:_SERVICE_LETTERS] or "vwire"
         filling = link.NAME_BYTES - len(stem) - 1
         self.our_name: Final = f"{stem}-{''.join(_LETTERS[byte % len(_LETTERS)] for byte in os.urandom(filling))}"
-        self.our_mac: Final = link.random_mac()
+        self.our_mac = link.random_mac()
         self.our_index = 0
-        self.their_mac: Final = wanted.mac or link.random_mac()
+        self.their_mac = wanted.mac or link.random_mac()
         self.netns: tuple[int, int] = (0, 0)
         """Identity of the pod's namespace. It is not held open: when the pod is gone, so is the pair."""
         self.wanted = wanted
@@ -175,7 +175,7 @@ class KernelInterface:
         self._refresh_policies(theirs)
         self._check_addresses(theirs)
 
-    def _refresh(self, ours: Channel, theirs: Channel, now: Link) -> None:
+    def _refresh(self, ours: Channel | None, theirs: Channel, now: Link) -> None:
         wanted, index = self.wanted, self._their_index
         if not wanted.managed:
             return
@@ -185,7 +185,8 @@ class KernelInterface:
         if not now.up:
             requests.append(link.set_flags(index, on=link.IFF_UP))
         if now.mtu_bytes != wanted.mtu_bytes:
-            ours.execute([link.set_mtu(self.our_name, wanted.mtu_bytes)])
+            if ours is not None:
+                ours.execute([link.set_mtu(self.our_name, wanted.mtu_bytes)])
             requests.append(link.set_mtu(index, wanted.mtu_bytes))
         theirs.execute(requests)
         self._write_settings()

@@ -52,6 +52,8 @@ _IFLA_AF_SPEC: Final = 26
 _IFLA_GROUP: Final = 27
 _IFLA_NET_NS_FD: Final = 28
 _IFLA_EXT_MASK: Final = 29
+_IFLA_LINK_NETNSID: Final = 37
+_IFLA_TARGET_NETNSID: Final = 46
 _IFLA_INFO_KIND: Final = 1
 _IFLA_INFO_DATA: Final = 2
 _VETH_INFO_PEER: Final = 1
@@ -78,8 +80,8 @@ class Statistics:
     received_bytes: int
     sent_frames: int
     sent_bytes: int
-    drops: int
-    """Both directions."""
+    receive_drops: int
+    send_drops: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +99,8 @@ class Link:
     """IFF_ flags."""
     peer_index: int = 0
     """Index of a veth's other end in its own namespace, 0 when that is unknown."""
+    peer_nsid: int | None = None
+    """Number that the link's namespace has for the other end's; None when both are in one."""
     statistics: Statistics | None = None
 
     @property
@@ -229,13 +233,15 @@ def delete_together(indices: Iterable[int]) -> list[Request]:
     ]
 
 
-def get(link: int | str, *, may_be_absent: bool = False) -> Request:
-    """Asks for one link."""
+def get(link: int | str, *, may_be_absent: bool = False, nsid: int | None = None) -> Request:
+    """Asks for one link, in the namespace that has the number `nsid` here if that is given."""
     tolerate = _GONE if may_be_absent else frozenset[int]()
     if isinstance(link, int):
         body = _FIXED.pack(0, 0, link, 0, 0)
     else:
         body = _FIXED.pack(0, 0, 0, 0, 0) + text(_IFLA_IFNAME, link)
+    if nsid is not None:
+        body += u32(_IFLA_TARGET_NETNSID, nsid)
     return Request(type=RTM_GETLINK, flags=0, body=body, what=f"look at link {link}", tolerate=tolerate)
 
 
@@ -261,6 +267,7 @@ def parse(message: Message) -> Link:
         mtu_bytes=_number(found.get(_IFLA_MTU)),
         flags=flags,
         peer_index=_number(found.get(_IFLA_LINK)),
+        peer_nsid=_number(found[_IFLA_LINK_NETNSID]) if _IFLA_LINK_NETNSID in found else None,
         statistics=_statistics(found.get(_IFLA_STATS64)),
     )
 
@@ -290,5 +297,6 @@ def _statistics(payload: bytes | None) -> Statistics | None:
         received_bytes=rx_bytes,
         sent_frames=tx_frames,
         sent_bytes=tx_bytes,
-        drops=rx_drops + tx_drops,
+        receive_drops=rx_drops,
+        send_drops=tx_drops,
     )

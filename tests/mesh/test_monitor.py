@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from forwarder.api.connection_pb2 import (
     DELETE,
     DOWN,
@@ -71,9 +73,10 @@ def _refresh(answer):
     return NetworkServiceRequest(connection=answer)
 
 
-async def test_an_interface_that_disappears_makes_the_connection_down_and_a_request_heals_it(tmp_path):
+@pytest.mark.parametrize("datapath", ["userspace", "kernel"])
+async def test_an_interface_that_disappears_makes_the_connection_down_and_a_request_heals_it(tmp_path, datapath):
     """C-38."""
-    async with domain(tmp_path) as mesh:
+    async with domain(tmp_path, datapath=datapath) as mesh:
         with pod() as netns:
             async with mesh.hop() as hop, hop.monitor(MonitorScopeSelector()) as events:
                 await told(events)

@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from forwarder.api.networkservice_pb2 import NetworkServiceRequest
 from forwarder.api.path import copy
 from tests.support.domain import domain, kernel, links, memif, pod
@@ -12,9 +14,10 @@ def again(answer):
     return NetworkServiceRequest(connection=answer)
 
 
-async def test_a_refresh_keeps_the_interface_and_loses_no_frame(tmp_path):
+@pytest.mark.parametrize("datapath", ["userspace", "auto"])
+async def test_a_refresh_keeps_the_interface_and_loses_no_frame(tmp_path, datapath):
     """C-36."""
-    async with domain(tmp_path) as mesh:
+    async with domain(tmp_path, datapath=datapath) as mesh:
         with pod() as netns:
             async with mesh.hop() as hop:
                 answer = await hop.request(mesh.request(kernel(netns)), timeout_s=10)
@@ -53,8 +56,9 @@ async def test_concurrent_requests_of_one_client_take_turns_and_make_one_vwire(t
                 assert len(links(mesh.endpoint_netns)) == 1
 
 
-async def test_a_renamed_interface_takes_the_place_of_the_old_one(tmp_path):
-    async with domain(tmp_path) as mesh:
+@pytest.mark.parametrize("datapath", ["userspace", "auto"])
+async def test_a_renamed_interface_takes_the_place_of_the_old_one(tmp_path, datapath):
+    async with domain(tmp_path, datapath=datapath) as mesh:
         with pod() as netns:
             async with mesh.hop() as hop:
                 answer = await hop.request(mesh.request(kernel(netns)), timeout_s=10)
@@ -67,8 +71,9 @@ async def test_a_renamed_interface_takes_the_place_of_the_old_one(tmp_path):
                 await asyncio.to_thread(Shell(netns.fileno()).run, "ping", "-c", "1", "-W", "5", target)
 
 
-async def test_a_client_changes_from_kernel_to_memif_and_back(tmp_path):
-    async with domain(tmp_path) as mesh:
+@pytest.mark.parametrize("datapath", ["userspace", "auto"])
+async def test_a_client_changes_from_kernel_to_memif_and_back(tmp_path, datapath):
+    async with domain(tmp_path, datapath=datapath) as mesh:
         with pod() as netns:
             async with mesh.hop() as hop:
                 answer = await hop.request(mesh.request(kernel(netns)), timeout_s=10)
@@ -83,8 +88,9 @@ async def test_a_client_changes_from_kernel_to_memif_and_back(tmp_path):
                 await asyncio.to_thread(Shell(netns.fileno()).run, "ping", "-c", "1", "-W", "5", target)
 
 
-async def test_a_changed_mtu_is_applied_in_place(tmp_path):
-    async with domain(tmp_path) as mesh:
+@pytest.mark.parametrize("datapath", ["userspace", "auto"])
+async def test_a_changed_mtu_is_applied_in_place(tmp_path, datapath):
+    async with domain(tmp_path, datapath=datapath) as mesh:
         with pod() as netns:
             async with mesh.hop() as hop:
                 answer = await hop.request(mesh.request(kernel(netns)), timeout_s=10)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.domain import domain, links, ping, pod
 
-DIRECT = {("memif", "MEMIF"): "memif"}
+DIRECT = {("memif", "MEMIF"): "memif", ("kernel", "KERNEL"): "veth"}
 """What carries frames between two mechanisms without the workers."""
 
 

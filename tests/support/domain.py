@@ -11,11 +11,9 @@ from pathlib import Path
 from forwarder.api.connection_pb2 import Connection, Mechanism
 from forwarder.api.networkservice_pb2 import NetworkServiceRequest
 from forwarder.api.nsurl import NetworkServiceURL
-from forwarder.cli.forwarder import direct_datapaths
+from forwarder.cli.forwarder import mechanisms
 from forwarder.clock import Clock, SystemClock
 from forwarder.dataplane import Dataplane, MemifPortSpec, Mode, Role
-from forwarder.mechanisms.kernel import KernelMechanism
-from forwarder.mechanisms.memif import MemifMechanism
 from forwarder.mesh.client import Client, ClientVwire
 from forwarder.mesh.endpoint import Endpoint, assigns, kernel_end
 from forwarder.mesh.ipam import PointToPointIpam
@@ -127,15 +125,15 @@ async def domain(
         endpoint_url = f"unix://{directory}/nse.sock"
         await stack.enter_async_context(serve([network_service(served), monitor_connection(served)], [endpoint_url]))
         dataplane = await stack.enter_async_context(Dataplane())
-        kernel = stack.enter_context(KernelMechanism(dataplane))
+        served_mechanisms, direct = await stack.enter_async_context(mechanisms(dataplane))
         forwarder = Forwarder(
             name="fwd",
-            mechanisms={"KERNEL": kernel, "MEMIF": MemifMechanism(dataplane)},
+            mechanisms=served_mechanisms,
             vwires=dataplane,
             next_hops=ConfiguredNextHops(default=endpoint_url),
             clock=clock,
             default_payload=payload,
-            direct=direct_datapaths(),
+            direct=direct,
             datapath=Wanted(datapath),
         )
         await stack.enter_async_context(forwarder)

@@ -210,7 +210,7 @@ def test_a_link_is_read_with_its_mark_and_its_counters():
     assert (found.index, found.name, found.alias, found.kind) == (5, "nsm-1", "server-abc", "veth")
     assert (found.mac, found.mtu_bytes, found.peer_index, found.up) == (MAC, 1500, 9, True)
     assert found.statistics == link.Statistics(
-        received_frames=1, received_bytes=3, sent_frames=2, sent_bytes=4, drops=11
+        received_frames=1, received_bytes=3, sent_frames=2, sent_bytes=4, receive_drops=5, send_drops=6
     )
 
 

@@ -1,0 +1,305 @@
+"""The veth datapath: one veth pair with an end in each pod, and nobody in between.
+
+```
+  the client's namespace                    the endpoint's namespace
+  <name>  -------------- veth --------------  <name>
+  alias server-<id>                         alias client-<id>
+```
+
+Names, marks, hardware addresses, MTU, addresses, routes, rules and neighbours are those of the
+KERNEL mechanism on either side. Our namespace has nothing of it and no process is in the path, so
+it goes on while this one stands still, and when this one was killed: a Request for the same
+connection then finds the pair by its marks and takes it over as it is.
+
+The devices count; see `VethJoint`.
+"""
+
+import errno
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Self
+
+from forwarder.api import constants
+from forwarder.api.connection_pb2 import Connection
+from forwarder.api.context import Side
+from forwarder.api.path import copy
+from forwarder.dataplane.statistics import FlowStatistics, VwireStatistics
+from forwarder.errors import InvalidRequest, NetlinkError
+from forwarder.mechanisms import Broken, inode_url
+from forwarder.mechanisms.interface_context import InterfaceContext, interface_context
+from forwarder.mechanisms.kernel import KernelMechanism, serves
+from forwarder.mechanisms.kernel_interface import KernelInterface
+from forwarder.netlink import Channel, Netns, link, nsid, run_in
+from forwarder.netlink.link import Link, Statistics, VethEnd
+from forwarder.netlink.remote_links import Place, RemoteLinks
+
+_IFF_UP: Final = link.IFF_UP
+
+
+class PodInterface(KernelInterface):
+    """One end of the pair: what `KernelInterface` does in a pod, without an end of ours."""
+
+    place: Place = (0, 0)
+    """Where our namespace sees it."""
+
+    def found(self, theirs: Channel) -> Link | None:
+        """Returns the link that carries our mark and is what is wanted, if there is one."""
+        wanted = self.wanted
+        for each in link.parse_all(theirs.execute([link.list_all()])[0]):
+            if each.alias == wanted.alias and each.kind == "veth" and each.name == wanted.name:
+                return each if wanted.mac in (b"", each.mac) else None
+        return None
+
+    def become(self, index: int, mac: bytes, other_mac: bytes) -> None:
+        """Stands for a link that is there."""
+        self._their_index, self.their_mac, self.our_mac = index, mac, other_mac
+
+    @property
+    def index(self) -> int:
+        """The link's index in its namespace; 0 while there is none."""
+        return self._their_index
+
+    def make_room(self, theirs: Channel) -> None:
+        """Deletes what an earlier connection of this id left; refuses a name that is somebody else's."""
+        self._make_room(theirs)
+
+    def set_up(self, theirs: Channel) -> None:
+        """Gives a new link its context; in the pod's namespace."""
+        self._set_up(theirs)
+
+    def refresh(self, theirs: Channel, now: Link) -> None:
+        """Gives a link that is there the rest of its context; in the pod's namespace."""
+        self._refresh(None, theirs, now)
+
+    def update(self, wanted: InterfaceContext) -> None:
+        """Makes what is there into what is wanted. Raises NetlinkError (ENODEV) when it is gone."""
+        with self._open_pod(wanted.inode_url) as pod:
+            pod.enter()
+            with Channel(pod.label) as theirs:
+                (now,) = link.parse_all(theirs.execute([link.get(self.index)])[0])
+                self.wanted = wanted
+                self.refresh(theirs, now)
+
+    def remove(self) -> None:
+        """Deletes the link, and with it the other end. Raises InvalidRequest or NetlinkError when the pod is gone."""
+        if self._has_rules:
+            self._remove_policies()
+        with self._open_pod(self.wanted.inode_url) as pod:
+            pod.enter()
+            with Channel(pod.label) as theirs:
+                theirs.execute([link.delete(self.index)])
+        self._their_index = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Visit:
+    """A pod that a thread can go to and ask."""
+
+    interface: PodInterface
+    pod: Netns
+    channel: Channel
+
+
+class VethPair:
+    """Both ends. `create`, then `remove`; blocks, on threads made for it."""
+
+    def __init__(self, client: PodInterface, endpoint: PodInterface) -> None:
+        self._ends = (client, endpoint)
+        self.adopted = False
+        """It was there already, and was not made anew."""
+
+    def create(self) -> None:
+        """Makes the pair, or takes over the one that is there, with its context in both pods.
+
+        Raises InvalidRequest when a namespace is not there or a name is taken, NetlinkError
+        when the kernel refuses; `remove` must follow then, too.
+        """
+        with ExitStack() as stack:
+            home = stack.enter_context(Channel())
+            visits = [self._visit(stack, home, each) for each in self._ends]
+            links = [each.interface.found(each.channel) for each in visits]
+            if links[0] is not None and links[1] is not None and _are_one_pair(visits, links[0], links[1]):
+                self.adopted = True
+                self._adopt(visits, links[0], links[1])
+            else:
+                self._make(visits)
+            for each in visits:
+                number, _ = each.interface.place
+                each.interface.place = number, each.interface.index
+
+    def remove(self) -> None:
+        """Takes the pair away; what is gone already is fine."""
+        for end in self._ends:
+            if not end.index:
+                return
+            try:
+                end.remove()
+            except InvalidRequest:
+                continue  # this pod is gone; the other one may still be there with the pair
+            except NetlinkError as error:
+                if error.errno != errno.ENODEV:
+                    raise
+                continue
+            return
+
+    def _visit(self, stack: ExitStack, home: Channel, interface: PodInterface) -> _Visit:
+        pod = stack.enter_context(inode_url.open_netns(interface.wanted.inode_url))
+        interface.netns = pod.identity
+        interface.place = nsid.assign(home, pod.fileno()), 0
+        pod.enter()
+        return _Visit(interface, pod, stack.enter_context(Channel(pod.label)))
+
+    def _adopt(self, visits: Sequence[_Visit], near: Link, far: Link) -> None:
+        for visit, mine, other in ((visits[0], near, far), (visits[1], far, near)):
+            visit.interface.become(mine.index, mine.mac, other.mac)
+            visit.pod.enter()
+            visit.interface.refresh(visit.channel, mine)
+
+    def _make(self, visits: Sequence[_Visit]) -> None:
+        for each in visits:
+            each.interface.make_room(each.channel)
+        near, far = (each.interface for each in visits)
+        answers = visits[0].channel.execute(
+            [link.create_veth(_end(near), _end(far), visits[1].pod.fileno()), link.get(near.wanted.name)]
+        )
+        (made,) = link.parse_all(answers[1])
+        near.become(made.index, near.their_mac, far.their_mac)
+        far.become(made.peer_index, far.their_mac, near.their_mac)
+        # Marked before anything else can fail, and up before addresses: IPv6 waits for both ends.
+        for each in visits:
+            mark = link.set_alias(each.interface.index, each.interface.wanted.alias)
+            each.channel.execute([mark, link.set_flags(each.interface.index, on=_IFF_UP)])
+        for each in visits:
+            each.pod.enter()
+            each.interface.set_up(each.channel)
+
+
+def _are_one_pair(visits: Sequence[_Visit], near: Link, far: Link) -> bool:
+    """Says whether two links are each other's ends: indices repeat from namespace to namespace."""
+    if (near.peer_index, far.peer_index) != (far.index, near.index):
+        return False
+    if visits[0].pod.identity == visits[1].pod.identity:
+        return near.peer_nsid is None
+    return near.peer_nsid is not None and near.peer_nsid == nsid.known(visits[0].channel, visits[1].pod.fileno())
+
+
+def _end(interface: PodInterface) -> VethEnd:
+    wanted = interface.wanted
+    return VethEnd(name=wanted.name, mac=interface.their_mac, mtu_bytes=wanted.mtu_bytes)
+
+
+class VethOpenEnd:
+    """One side, from what it wants to what there is of it while it is joined."""
+
+    def __init__(self, side: Side, connection: Connection, interface: PodInterface) -> None:
+        self.interface = f"{constants.KERNEL}/{interface.wanted.name}"
+        self.fault = ""
+        self.pod = interface
+        self._side = side
+        self._opened_with: Connection | None = copy(connection)
+
+    def gone(self, broken: Broken, why: str) -> None:
+        """Notes that the interface is not there any more, and tells."""
+        self.fault = why
+        broken(f"{self.interface}: {why}")
+
+    def serves(self, connection: Connection) -> bool:
+        """Says whether namespace, name, payload, mark and hardware address are still what they were."""
+        return serves(self.pod, self._side, connection)
+
+    async def update(self, connection: Connection) -> None:
+        """Compares the interface with the connection's context and applies the difference."""
+        opened_with, self._opened_with = self._opened_with, None
+        if connection == opened_with:
+            return  # a moment ago
+        wanted = interface_context(connection, self._side)
+        await run_in(None, lambda: self.pod.update(wanted))
+
+
+class VethJoint:
+    """A pair that is there."""
+
+    def __init__(self, client: VethOpenEnd, endpoint: VethOpenEnd, links: RemoteLinks, name: str) -> None:
+        self._client = client
+        self._endpoint = endpoint
+        self._links = links
+        self._name = name
+
+    def statistics(self) -> VwireStatistics | None:
+        """Returns what the two devices have counted since they were made; None when they are gone.
+
+        Frames and bytes are with their Ethernet header, with payload IP too; a super-frame is one.
+        What the kernel dropped at a device has no other reason than that.
+        """
+        near = self._links.statistics(self._client.pod.place)
+        far = self._links.statistics(self._endpoint.pod.place)
+        if near is None or far is None:
+            return None
+        return VwireStatistics(name=self._name, a_to_b=_flow(near, far), b_to_a=_flow(far, near))
+
+
+def _flow(sender: Statistics, receiver: Statistics) -> FlowStatistics:
+    """What left one pod for the other: a device's own count of what it sent is what its peer received."""
+    dropped = sender.send_drops + receiver.receive_drops
+    return FlowStatistics(
+        in_frames=sender.sent_frames + sender.send_drops,
+        in_bytes=sender.sent_bytes,
+        out_frames=sender.sent_frames - receiver.receive_drops,
+        out_bytes=sender.sent_bytes,
+        bursts=0,
+        drops={"device": dropped} if dropped else {},
+    )
+
+
+class DirectVeth:
+    """Joins KERNEL to KERNEL on one node. One per forwarder; close it after the last."""
+
+    name = "veth"
+
+    def __init__(self, kernel: KernelMechanism) -> None:
+        """Shares what `kernel` shares among its interfaces."""
+        self._kernel = kernel
+        self._links = RemoteLinks()
+
+    def carries(self, client: str, endpoint: str) -> bool:
+        """Says whether both are KERNEL."""
+        return client == endpoint == constants.KERNEL
+
+    @asynccontextmanager
+    async def open(self, side: Side, connection: Connection) -> AsyncIterator[VethOpenEnd]:
+        """Reads what this side wants. The pair is made when both sides are known."""
+        self._kernel.check(connection.mechanism, side)
+        wanted = interface_context(connection, side)
+        yield VethOpenEnd(side, connection, PodInterface(wanted, connection.network_service, self._kernel.tools))
+
+    @asynccontextmanager
+    async def join(
+        self, client: VethOpenEnd, endpoint: VethOpenEnd, *, name: str, broken: Broken
+    ) -> AsyncIterator[VethJoint]:
+        """Makes the pair, or takes over the one that an earlier process left; takes it away on leaving.
+
+        Raises InvalidRequest or NetlinkError.
+        """
+        pair = VethPair(client.pod, endpoint.pod)
+        async with AsyncExitStack() as stack:
+            # a thread of its own: neither a second cancellation nor an ended deadline stops it
+            stack.push_async_callback(run_in, None, pair.remove)
+            async with self._kernel.room:
+                await run_in(None, pair.create)
+            for end in (client, endpoint):
+                end.fault = ""
+                stack.callback(self._links.forget, end.pod.place)
+                self._links.watch(end.pod.place, partial(end.gone, broken))
+            yield VethJoint(client, endpoint, self._links, name)
+
+    def close(self) -> None:
+        """Closes its sockets."""
+        self._links.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

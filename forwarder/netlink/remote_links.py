@@ -1,0 +1,143 @@
+"""Looks at links in other namespaces from ours: their counters, and when they go away.
+
+It enters none and holds none open, so a pod can go while its links are watched. One socket hears
+of all of them. Everything here is done at once, on the event loop's thread; a look waits for
+nothing but the kernel's link lock.
+
+Source: netlink(7), NETLINK_LISTEN_ALL_NSID; rtnetlink(7), IFLA_TARGET_NETNSID.
+"""
+
+import asyncio
+import errno
+import logging
+import socket
+import struct
+from collections.abc import Callable
+from typing import Final
+
+from forwarder.errors import NetlinkError
+from forwarder.netlink import link, nsid
+from forwarder.netlink.channel import Channel
+from forwarder.netlink.link import Statistics
+from forwarder.netlink.message import parse_messages
+
+log = logging.getLogger(__name__)
+
+_SOL_NETLINK: Final = 270
+_NETLINK_ADD_MEMBERSHIP: Final = 1
+_NETLINK_LISTEN_ALL_NSID: Final = 8
+_RTNLGRP_LINK: Final = 1
+_RTNLGRP_NSID: Final = 28
+_RECEIVE_BYTES: Final = 1 << 16
+_QUEUE_BYTES: Final = 4 << 20
+_ANCILLARY_BYTES: Final = socket.CMSG_SPACE(4)
+_MESSAGES_PER_WAKE: Final = 64
+
+Place = tuple[int, int]
+"""Number of the namespace, index of the link."""
+
+
+class RemoteLinks:
+    """Every link of other namespaces that somebody here asks about."""
+
+    def __init__(self) -> None:
+        """Opens nothing yet."""
+        self._channel: Channel | None = None
+        self._events: socket.socket | None = None
+        self._listeners: dict[Place, Callable[[str], None]] = {}
+
+    def statistics(self, place: Place) -> Statistics | None:
+        """Returns a link's counters; None when it is not there."""
+        if self._channel is None:
+            self._channel = Channel()
+        number, index = place
+        try:
+            found = link.parse_all(self._channel.execute([link.get(index, nsid=number, may_be_absent=True)])[0])
+        except NetlinkError as error:
+            log.debug("%s", error)  # the whole namespace has gone
+            return None
+        return found[0].statistics if found else None
+
+    def watch(self, place: Place, gone: Callable[[str], None]) -> None:
+        """Calls `gone`, once and with the reason, when the link is not there any more; now, if it is not."""
+        if self._events is None:
+            self._events = self._listen()
+        self._listeners[place] = gone
+        if self.statistics(place) is None:
+            self._tell(place, "it is not there")
+
+    def forget(self, place: Place) -> None:
+        """Ends a watch, if there is one; the last one closes the socket."""
+        self._listeners.pop(place, None)
+        if not self._listeners:
+            self.close()
+
+    def close(self) -> None:
+        """Closes the sockets; does nothing the second time."""
+        if self._events is not None:
+            asyncio.get_running_loop().remove_reader(self._events)
+            self._events.close()
+            self._events = None
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def _listen(self) -> socket.socket:
+        sock = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
+        )
+        try:
+            sock.setsockopt(_SOL_NETLINK, _NETLINK_LISTEN_ALL_NSID, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _QUEUE_BYTES)
+            sock.bind((0, 0))  # a socket without a port of its own hears nothing of the kernel
+            for group in (_RTNLGRP_LINK, _RTNLGRP_NSID):
+                sock.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
+        except OSError as error:
+            sock.close()
+            hint = "this needs CAP_NET_BROADCAST" if error.errno == errno.EPERM else ""
+            raise NetlinkError(
+                "cannot watch links of other network namespaces", errno=error.errno or 0, hint=hint
+            ) from error
+        asyncio.get_running_loop().add_reader(sock, self._read)
+        return sock
+
+    def _read(self) -> None:
+        for _ in range(_MESSAGES_PER_WAKE):
+            if self._events is None:
+                return
+            try:
+                data, ancillary, _, _ = self._events.recvmsg(_RECEIVE_BYTES, _ANCILLARY_BYTES)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                # Events were lost: look at every link.
+                for place in list(self._listeners):
+                    if self.statistics(place) is None:
+                        self._tell(place, "it was deleted")
+                continue
+            self._take(data, _origin(ancillary))
+
+    def _take(self, data: bytes, origin: int | None) -> None:
+        for message in parse_messages(data):
+            if message.type == link.RTM_DELLINK and origin is not None:
+                self._tell((origin, link.parse(message).index), "it was deleted or moved to another namespace")
+            elif message.type == nsid.RTM_DELNSID and origin is None:
+                number = nsid.number(message.body)
+                for place in [each for each in self._listeners if each[0] == number]:
+                    self._tell(place, "its network namespace has gone")
+
+    def _tell(self, place: Place, why: str) -> None:
+        gone = self._listeners.pop(place, None)
+        if gone is not None:
+            gone(why)
+
+
+def _origin(ancillary: list[tuple[int, int, bytes]]) -> int | None:
+    """Returns the number of the namespace that a message comes from; None for our own."""
+    for level, kind, payload in ancillary:
+        if (level, kind, len(payload)) == (_SOL_NETLINK, _NETLINK_LISTEN_ALL_NSID, 4):
+            found = int(struct.unpack("=i", payload)[0])
+            return found if found >= 0 else None
+    return None
