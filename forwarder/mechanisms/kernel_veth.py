@@ -15,11 +15,12 @@ The devices count; see `VethJoint`.
 """
 
 import errno
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Self
+from typing import Self
 
 from forwarder.api import constants
 from forwarder.api.connection_pb2 import Connection
@@ -35,7 +36,7 @@ from forwarder.netlink import Channel, Netns, link, nsid, run_in
 from forwarder.netlink.link import Link, Statistics, VethEnd
 from forwarder.netlink.remote_links import Place, RemoteLinks
 
-_IFF_UP: Final = link.IFF_UP
+log = logging.getLogger(__name__)
 
 
 class PodInterface(KernelInterface):
@@ -170,7 +171,7 @@ class VethPair:
         # Marked before anything else can fail, and up before addresses: IPv6 waits for both ends.
         for each in visits:
             mark = link.set_alias(each.interface.index, each.interface.wanted.alias)
-            each.channel.execute([mark, link.set_flags(each.interface.index, on=_IFF_UP)])
+            each.channel.execute([mark, link.set_flags(each.interface.index, on=link.IFF_UP)])
         for each in visits:
             each.pod.enter()
             each.interface.set_up(each.channel)
@@ -288,6 +289,8 @@ class DirectVeth:
             stack.push_async_callback(run_in, None, pair.remove)
             async with self._kernel.room:
                 await run_in(None, pair.create)
+            if pair.adopted:
+                log.info("%s and %s: taken over as it is", client.interface, endpoint.interface)
             for end in (client, endpoint):
                 end.fault = ""
                 stack.callback(self._links.forget, end.pod.place)

@@ -1,0 +1,180 @@
+"""Every datapath gives the pods the same, counts what it can, and can be changed for another."""
+
+import asyncio
+import re
+import subprocess
+
+import pytest
+
+from forwarder.api.networkservice_pb2 import NetworkServiceRequest
+from forwarder.api.path import copy
+from forwarder.errors import NextHopError
+from tests.support.blackout import blackout
+from tests.support.domain import domain, kernel, links, memif, ping, pod
+from tests.support.netns import Netns as Shell
+
+LOOK = """
+ip -o link show dev {name}; ip -o -d addr show dev {name}
+for v in 4 6; do ip -$v route show table all dev {name}; ip -$v rule show; ip -$v neigh show nud permanent dev {name}; done
+cat /proc/sys/net/ipv4/ping_group_range /proc/sys/net/ipv4/conf/{name}/route_localnet
+"""
+OWN = re.compile(
+    r"^\d+: |@if\d+|@\S+:|link-netns\S* \S+|link/ether \S+|lladdr \S+|(numtxqueues|numrxqueues|parentbus|parentdev) \S+"
+    r"|fe80::\S+|(valid_lft|preferred_lft|expires|qdisc|state) \S+|local fe80\S+|promiscuity \d+|allmulti \d+",
+    re.MULTILINE,
+)
+"""What is another's in every pair: indices, made-up hardware addresses and what follows from them."""
+
+
+def again(answer, **labels):
+    changed = copy(answer)
+    changed.labels.update(labels)
+    return NetworkServiceRequest(connection=changed)
+
+
+def look(netns, name):
+    return OWN.sub("", Shell(netns.fileno()).run("sh", "-c", LOOK.format(name=name)).stdout)
+
+
+def full_request(mesh, netns):
+    """Asks for everything that a kernel interface can have."""
+    request = mesh.request(kernel(netns))
+    context = request.connection.context
+    context.MTU = 1400
+    context.ethernet_context.src_mac, context.ethernet_context.dst_mac = "02:00:00:00:00:0a", "02:00:00:00:00:0b"
+    context.ip_context.src_routes.add(prefix="10.10.0.0/16")
+    context.ip_context.dst_routes.add(prefix="10.20.0.0/16")
+    context.ip_context.ip_neighbors.add(ip="172.16.9.9", hardware_address="02:00:00:00:00:99")
+    policy = context.ip_context.policies.add(proto="17", dst_port="53")
+    setattr(policy, "from", "172.16.0.0/16")
+    policy.routes.add(prefix="10.30.0.0/16")
+    return request
+
+
+@pytest.mark.parametrize("payload", ["ETHERNET", "IP"])
+async def test_without_the_workers_both_pods_see_the_same_as_with_them(tmp_path, payload):
+    seen = {}
+    macs = {}
+    for datapath in ("userspace", "kernel"):
+        (tmp_path / datapath).mkdir()
+        async with domain(tmp_path / datapath, payload=payload, datapath=datapath) as mesh:
+            with pod() as netns:
+                async with mesh.hop() as hop:
+                    answer = await hop.request(full_request(mesh, netns), timeout_s=10)
+                    (theirs,) = links(mesh.endpoint_netns)
+                    seen[datapath] = look(netns, "nsm-1"), look(mesh.endpoint_netns, theirs).replace(theirs, "theirs")
+                    macs[datapath] = (
+                        Shell(netns.fileno()).links()["nsm-1"]["address"], mesh.endpoint_pod.links()[theirs]["address"]
+                    )  # fmt: skip
+                    for family in (0, 1):
+                        assert await ping(netns, answer.context.ip_context.dst_ip_addrs[family]) == 3
+                    await hop.close(answer, timeout_s=10)
+    assert "alias server-nsc-0" in seen["kernel"][0]
+    assert "alias client-nsc-0" in seen["kernel"][1]
+    assert macs["kernel"] == macs["userspace"] == ("02:00:00:00:00:0a", "02:00:00:00:00:0b")
+    for kernel_sees, userspace_sees in zip(seen["kernel"], seen["userspace"], strict=True):
+        assert kernel_sees == userspace_sees
+
+
+@pytest.mark.parametrize("datapath", ["userspace", "kernel"])
+async def test_every_frame_is_counted_and_told_in_the_path(tmp_path, datapath):
+    """A6: as many as the pods' own interfaces say."""
+    async with domain(tmp_path, datapath=datapath) as mesh:
+        with pod() as netns:
+            async with mesh.hop() as hop:
+                answer = await hop.request(mesh.request(kernel(netns)), timeout_s=10)
+                ip = answer.context.ip_context
+                pods = Shell(netns.fileno()), mesh.endpoint_pod
+                async with blackout(*pods, ip.src_ip_addrs[0], ip.dst_ip_addrs[0]) as report:
+                    await asyncio.sleep(0.2)
+                assert report.nothing_lost
+                (status,) = mesh.forwarder.statistics().connections
+                for flow, sent in ((status.vwire.a_to_b, report.forth.sent), (status.vwire.b_to_a, report.back.sent)):
+                    assert flow.out_frames >= sent
+                    assert flow.in_frames == flow.out_frames + flow.dropped_frames
+                if datapath == "kernel":
+                    told = pods[0].json("ip", "-j", "-s", "link", "show", "nsm-1")[0]["stats64"]
+                    assert status.vwire.a_to_b.out_frames == told["tx"]["packets"]
+                    assert status.vwire.b_to_a.out_bytes == told["rx"]["bytes"]
+                answer = await hop.request(again(answer), timeout_s=10)
+                metrics = answer.path.path_segments[1].metrics
+                assert int(metrics["server_rx_packets"]) >= report.forth.sent
+                assert int(metrics["client_rx_packets"]) >= report.back.sent
+                await hop.close(answer, timeout_s=10)
+
+
+async def test_a_repeated_request_changes_from_one_datapath_to_another_and_back(tmp_path):
+    async with domain(tmp_path) as mesh:
+        with pod() as netns:
+            async with mesh.hop() as hop:
+                answer = await hop.request(mesh.request(kernel(netns)), timeout_s=10)
+                for wanted, name in (
+                    ("userspace", "userspace"),
+                    ("kernel", "veth"),
+                    ("userspace", "userspace"),
+                    ("auto", "veth"),
+                ):
+                    answer = await hop.request(again(answer, datapath=wanted), timeout_s=10)
+                    (status,) = mesh.forwarder.statistics().connections
+                    assert (status.datapath, status.state) == (name, "UP")
+                    assert links(netns) == ["nsm-1"]
+                    assert len(links(mesh.endpoint_netns)) == 1
+                    for family in (0, 1):
+                        assert await ping(netns, answer.context.ip_context.dst_ip_addrs[family]) == 3
+                await hop.close(answer, timeout_s=10)
+                assert links(netns) == links(mesh.endpoint_netns) == []
+
+
+async def test_applications_change_with_the_datapath_and_find_the_new_socket_in_the_answer(tmp_path):
+    async with domain(tmp_path, endpoint="MEMIF") as mesh:
+        with pod() as netns:
+            async with mesh.vwire(netns, "memif") as vwire, mesh.hop() as hop:
+                for wanted in ("userspace", "kernel", "userspace"):
+                    answer = await hop.request(again(vwire.connection, datapath=wanted), timeout_s=10)
+                    vwire.replace(answer)
+                    async with mesh.application(vwire, netns) as pinger:
+                        assert await pinger.ping(1, size=56, timeout_s=5) is not None
+
+
+async def test_what_cannot_be_without_the_workers_is_refused_and_leaves_nothing(tmp_path):
+    async with domain(tmp_path, endpoint="MEMIF") as mesh:
+        with pod() as netns:
+            async with mesh.hop() as hop:
+                for labels, status, says in (
+                    ({"datapath": "kernel"}, "FAILED_PRECONDITION", "KERNEL to MEMIF cannot do without our workers"),
+                    ({"datapath": "warp"}, "INVALID_ARGUMENT", "label datapath='warp' names no datapath"),
+                ):
+                    with pytest.raises(NextHopError, match=says) as caught:
+                        await hop.request(mesh.request(kernel(netns), labels=labels), timeout_s=10)
+                    assert caught.value.status == status
+                    assert links(netns) == links(mesh.endpoint_netns) == []
+                    assert len(mesh.endpoint) == 0
+                answer = await hop.request(
+                    mesh.request(kernel(netns), memif(netns), labels={"datapath": "kernel"}), timeout_s=10
+                )
+                assert answer.mechanism.type == "MEMIF"
+                await hop.close(answer, timeout_s=10)
+
+
+async def test_an_endpoint_pods_interface_that_is_deleted_or_moved_makes_the_connection_down(tmp_path):
+    async with domain(tmp_path, datapath="kernel") as mesh:
+        with pod() as netns, pod() as elsewhere:
+            async with mesh.hop() as hop:
+                answer = await hop.request(mesh.request(kernel(netns)), timeout_s=10)
+                for act in (("delete",), ("set", "netns", f"/proc/self/fd/{elsewhere.fileno()}")):
+                    (theirs,) = links(mesh.endpoint_netns)
+                    _ip_link(mesh.endpoint_pod, theirs, *act, keep=elsewhere.fileno())
+                    async with asyncio.timeout(5):
+                        while mesh.forwarder.statistics().connections[0].state != "DOWN":  # noqa: ASYNC110
+                            await asyncio.sleep(0.01)
+                    answer = await hop.request(again(answer), timeout_s=10)
+                    assert mesh.forwarder.statistics().connections[0].state == "UP"
+                    assert await ping(netns, answer.context.ip_context.dst_ip_addrs[0]) == 3
+                await hop.close(answer, timeout_s=10)
+                assert links(netns) == links(mesh.endpoint_netns) == links(elsewhere) == []
+
+
+def _ip_link(netns, name, *act, keep):
+    verb, *rest = act
+    command = ["ip", "link", verb, name] if not rest else ["ip", "link", verb, "dev", name, *rest]
+    subprocess.run(netns.argv(*command), pass_fds=(netns.fd, keep), check=True)

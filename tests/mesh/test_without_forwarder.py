@@ -1,0 +1,157 @@
+"""What carries frames without the forwarder's workers does so while it stands still, and after it was killed."""
+
+import asyncio
+import re
+import signal
+from contextlib import ExitStack, asynccontextmanager
+
+import pytest
+
+from forwarder.api.networkservice_pb2 import NetworkServiceRequest
+from forwarder.api.path import copy
+from forwarder.clock import SystemClock
+from forwarder.dataplane import MemifPortSpec, Role
+from forwarder.mesh.endpoint import Endpoint, assigns, kernel_end
+from forwarder.mesh.ipam import PointToPointIpam
+from forwarder.mesh.memif_app import memif_host
+from forwarder.mesh.responder import Host
+from forwarder.rpc import NextHop, dial, monitor_connection, network_service, serve
+from tests.interop.test_testpmd_request import ENDPOINT_SOCKET, frames, listens_in, started
+from tests.support.blackout import blackout
+from tests.support.connections import connection
+from tests.support.domain import PREFIXES, kernel, links, memif, pod, until
+from tests.support.netns import Netns as Shell
+from tests.support.programs import running
+
+LIFETIME_S = 600
+
+
+class Mesh:
+    """An endpoint here, and a forwarder that is a process of its own."""
+
+    def __init__(self, directory, endpoint):
+        self.endpoint = endpoint
+        self._url = f"unix://{directory}/fwd.sock"
+        self._options = ("--insecure", "--listen-on", self._url, "--next-hop", f"unix://{directory}/nse.sock")
+
+    def forwarder(self, *options):
+        """Runs the forwarder for as long as the context lasts."""
+        return running("forwarder", *self._options, *options)
+
+    async def request(self, given, *preferences):
+        async with dial(self._url) as channel:
+            request = NetworkServiceRequest(connection=given, mechanism_preferences=preferences)
+            return await NextHop(channel).request(request, timeout_s=10)
+
+    async def close(self, given):
+        async with dial(self._url) as channel:
+            await NextHop(channel).close(given, timeout_s=10)
+
+
+def first():
+    """A client's first Request."""
+    return connection("nsc:nsc-0", expires=SystemClock().now() + LIFETIME_S, network_service="web")
+
+
+@asynccontextmanager
+async def mesh(directory, mechanism, extension, payload="ETHERNET"):
+    endpoint = Endpoint(
+        name="nse",
+        services=["web"],
+        mechanisms={mechanism: extension},
+        extensions=[assigns(PointToPointIpam(PREFIXES))],
+        payload=payload,
+    )
+    async with (
+        endpoint,
+        serve([network_service(endpoint), monitor_connection(endpoint)], [f"unix://{directory}/nse.sock"]),
+    ):
+        yield Mesh(directory, endpoint)
+
+
+def identity(netns):
+    """Everything that a pod sees of its interfaces, without what counts and ages."""
+    asked = "ip -d addr; ip route show table all; ip -6 route show table all; ip rule; ip neigh show nud permanent"
+    told = Shell(netns.fileno()).run("sh", "-c", asked)
+    return re.sub(r"(valid_lft|expires) \S+.*", "", told.stdout)
+
+
+@pytest.mark.parametrize("payload", ["ETHERNET", "IP"])
+async def test_a_forwarder_that_stands_still_stops_no_kernel_vwire(tmp_path, payload):
+    """S-B01: A7 = 0 lost."""
+    with ExitStack() as stack:
+        near, far = (stack.enter_context(pod()) for _ in range(2))
+        async with mesh(tmp_path, "KERNEL", kernel_end(far), payload) as nodes:
+            with nodes.forwarder("--default-payload", payload) as forwarder:
+                forwarder.wait_for("serving, ")
+                answer = await nodes.request(first(), kernel(near))
+                forwarder.wait_for("carried by datapath veth")
+                ip = answer.context.ip_context
+                forwarder.send(signal.SIGSTOP)
+                for family in (0, 1):
+                    async with blackout(
+                        Shell(near.fileno()), Shell(far.fileno()), ip.src_ip_addrs[family], ip.dst_ip_addrs[family]
+                    ) as report:
+                        await asyncio.sleep(0.5)
+                    assert report.nothing_lost, report
+                forwarder.send(signal.SIGCONT)
+                await nodes.close(answer)
+                assert links(near) == links(far) == []
+
+
+async def test_a_forwarder_that_stands_still_stops_no_direct_memif(tmp_path):
+    """S-B02: our application, and testpmd as the endpoint's."""
+    with pod() as near, pod() as far:
+        async with (
+            mesh(tmp_path, "MEMIF", listens_in(Shell(far.fileno()))) as nodes,
+            started(f"role=server,socket={ENDPOINT_SOCKET[1:]}", Shell(far.fileno())) as testpmd,
+        ):
+            with nodes.forwarder() as forwarder:
+                forwarder.wait_for("serving, ")
+                answer = await nodes.request(first(), memif(near))
+                forwarder.wait_for("carried by datapath memif")
+                spec = MemifPortSpec(
+                    role=Role.CLIENT, address=answer.mechanism.parameters["socketfile"], netns=near.fileno()
+                )
+                async with memif_host(spec, Host.of(b"", [])) as application:
+                    got = []
+                    application.received = got.append
+                    async with asyncio.timeout(10):
+                        await application.port.wait_connected()
+                    await asyncio.to_thread(testpmd.wait_link)
+                    forwarder.send(signal.SIGSTOP)
+                    sent = frames(300)
+                    for at in range(0, 300, 10):
+                        assert application.send(sent[at : at + 10]) == 10
+                        await until(lambda at=at: len(got) >= at + 10)
+                    assert got == sent
+                    forwarder.send(signal.SIGCONT)
+                    await asyncio.to_thread(testpmd.command, "stop")
+                await nodes.close(answer)
+
+
+@pytest.mark.parametrize("payload", ["ETHERNET", "IP"])
+async def test_a_killed_forwarder_leaves_its_kernel_vwire_and_the_next_one_takes_it_over_as_it_is(tmp_path, payload):
+    """A3 and A7 = 0 lost: same interfaces, frames keep flowing."""
+    with ExitStack() as stack:
+        near, far = (stack.enter_context(pod()) for _ in range(2))
+        async with mesh(tmp_path, "KERNEL", kernel_end(far), payload) as nodes:
+            with nodes.forwarder("--default-payload", payload) as killed:
+                killed.wait_for("serving, ")
+                answer = await nodes.request(first(), kernel(near))
+                before = identity(near), identity(far)
+                ip = answer.context.ip_context
+                pods = Shell(near.fileno()), Shell(far.fileno())
+                async with blackout(*pods, ip.src_ip_addrs[0], ip.dst_ip_addrs[0]) as report:
+                    killed.send(signal.SIGKILL)
+                    await asyncio.to_thread(killed.process.wait)
+                    forwarder = stack.enter_context(nodes.forwarder("--default-payload", payload))
+                    await asyncio.to_thread(forwarder.wait_for, "serving, ")
+                    for _ in range(3):
+                        answer = await nodes.request(copy(answer))
+                assert report.nothing_lost, report
+                forwarder.wait_for("taken over as it is")
+                assert (identity(near), identity(far)) == before
+                await nodes.close(answer)
+                assert links(near) == links(far) == []
+                assert len(nodes.endpoint) == 0
