@@ -32,9 +32,10 @@ from forwarder.mechanisms import Broken, inode_url
 from forwarder.mechanisms.interface_context import InterfaceContext, interface_context
 from forwarder.mechanisms.kernel import KernelMechanism, serves
 from forwarder.mechanisms.kernel_interface import KernelInterface
-from forwarder.netlink import Channel, Netns, link, nsid, run_in
+from forwarder.netlink import Channel, link, nsid
 from forwarder.netlink.link import Link, Statistics, VethEnd
 from forwarder.netlink.remote_links import Place, RemoteLinks
+from forwarder.netns import Netns, run_in
 
 log = logging.getLogger(__name__)
 

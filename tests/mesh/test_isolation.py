@@ -3,6 +3,8 @@
 import asyncio
 import socket
 
+import pytest
+
 from tests.support.domain import domain, links, ping, pod
 from tests.support.netns import Netns as Shell
 
@@ -28,8 +30,9 @@ def marked(opened: socket.socket) -> int:
             return count
 
 
-async def test_frames_of_one_vwire_reach_only_its_own_two_ends(tmp_path):
-    async with domain(tmp_path) as mesh:
+@pytest.mark.parametrize("datapath", ["userspace", "auto"])
+async def test_frames_of_one_vwire_reach_only_its_own_two_ends(tmp_path, datapath):
+    async with domain(tmp_path, datapath=datapath) as mesh:
         with pod() as one, pod() as two:
             async with mesh.vwire(one, name="one", interface="nsm-1") as first:
                 (endpoint_one,) = links(mesh.endpoint_netns)
