@@ -47,13 +47,13 @@ class MemifAcceptor:
             if isinstance(error, DataplaneError):
                 raise
             raise cannot_listen(address, error) from error
-        self._loop.add_reader(self._sock, self._accept_some)
+        self._loop.add_reader(self._sock.fileno(), self._accept_some)
 
     def close(self) -> None:
         """Stops listening, and removes the socket file we made."""
         if self._pause is not None:
             self._pause.cancel()
-        self._loop.remove_reader(self._sock)
+        self._loop.remove_reader(self._sock.fileno())
         self._sock.close()
         if self._file is not None and _file_id(self.address) == self._file:
             os.unlink(self.address)
@@ -69,8 +69,10 @@ class MemifAcceptor:
                 continue
             except OSError as error:
                 log.warning("memif socket %s: cannot accept: %s", self.address, error.strerror)
-                self._loop.remove_reader(self._sock)
-                self._pause = self._loop.call_later(_PAUSE_S, self._loop.add_reader, self._sock, self._accept_some)
+                self._loop.remove_reader(self._sock.fileno())
+                self._pause = self._loop.call_later(
+                    _PAUSE_S, self._loop.add_reader, self._sock.fileno(), self._accept_some
+                )
                 return
             sock.setblocking(False)
             self._accepted(sock)

@@ -24,7 +24,6 @@ Source: memif.h of VPP, protocol 2.0.
 """
 
 import os
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -252,7 +251,7 @@ class _End:
         self._close = close
         self._held: list[int] = []
         self._outgoing: list[Outgoing] = []
-        self._events: deque[Event] = deque()
+        self._events: list[Event] = []
 
     def receive(self, data: bytes, fds: Sequence[int], *, truncated: bool = False) -> None:
         """Takes one message and the descriptors that came with it; never raises for what a peer sends.
@@ -302,7 +301,7 @@ class _End:
 
     def next_event(self) -> Event | None:
         """Returns and forgets the oldest event, if there is one."""
-        return self._events.popleft() if self._events else None
+        return self._events.pop(0) if self._events else None
 
     def _admit(self, message: Message, fds: Sequence[int]) -> None:
         """Checks that `message` is legal now, moves on, and acts on it."""
@@ -521,7 +520,7 @@ class MemifClient(_End):
         self._name = name
         self._rings = rings
         self._log2_ring_size = log2_ring_size
-        self._to_offer: deque[tuple[Message, int]] = deque()
+        self._to_offer: list[tuple[Message, int]] = []
         self._wanted: MemoryWanted | None = None
 
     def offer(self, memory: Memory) -> None:
@@ -585,7 +584,7 @@ class MemifClient(_End):
 
     def _offer_next(self) -> None:
         if self._to_offer:
-            message, fd = self._to_offer.popleft()
+            message, fd = self._to_offer.pop(0)
             self._send(message, fd)
         else:
             self.state = State.AWAIT_CONNECTED

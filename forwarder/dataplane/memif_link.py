@@ -11,6 +11,7 @@ import logging
 import random
 from typing import Final, Protocol
 
+from forwarder.dataplane.lean_event import LeanEvent
 from forwarder.dataplane.memif_control import (
     Disconnected,
     Established,
@@ -88,9 +89,9 @@ class MemifLink:
         self._limits = limits or Limits()
         self._listener: MemifListener | None = None
         self._channel: MemifChannel | None = None
-        self._claimed = asyncio.Event()
-        self._up = asyncio.Event()
-        self._stopping = asyncio.Event()
+        self._claimed = LeanEvent()
+        self._up = LeanEvent()
+        self._stopping = LeanEvent()
         self._task: asyncio.Task[None] | None = None
 
     @property

@@ -49,9 +49,10 @@ cdef struct frame_t:
 
 # Scratch of one worker. `pool` is memory into which a port that has no slots of
 # its own (a socket without a ring) receives; it belongs to the worker and holds
-# BURST_FRAMES slots of POOL_SLOT_BYTES each.
+# BURST_FRAMES slots of POOL_SLOT_BYTES each, and a spare one behind them for whoever sends.
 cdef enum:
     POOL_SLOT_BYTES = 66048     # FRAME_BYTES_MAX, headroom for a VLAN tag and headers, a multiple of 512
+    POOL_BYTES = 65 * 66048     # (BURST_FRAMES + 1) * POOL_SLOT_BYTES
 
 cdef struct burst_t:
     uint32_t most               # how many frames a source may take that cannot hold them (PORT_QUEUES)
@@ -61,3 +62,7 @@ cdef struct burst_t:
     uint8_t *pool
     frame_t frames[BURST_FRAMES]
     segment_t segments[BURST_SEGMENTS]
+
+# Where a sender puts one frame together that does not go out as it was lent.
+cdef inline uint8_t *burst_spare(burst_t *burst) noexcept nogil:
+    return burst.pool + BURST_FRAMES * POOL_SLOT_BYTES

@@ -59,7 +59,6 @@ cdef struct memif_session_t:
 cdef struct memif_port_t:
     port_t port
     void *session               # memif_session_t; exchanged by control
-    uint8_t *staging            # one frame in one piece, FRAME_BYTES_MAX
 
 
 cdef class MemifSession:

@@ -20,7 +20,6 @@ from forwarder.dataplane.allocation cimport (
     ALLOCATED_MEMIF_PORT,
     ALLOCATED_MEMIF_SESSION,
     allocate,
-    allocate_untouched,
     count_resource,
     release,
 )
@@ -54,6 +53,7 @@ from forwarder.dataplane.frame cimport (
     FRAME_BYTES_MAX,
     FRAME_SEGMENTS,
     OFFLOAD_NEEDS_CSUM,
+    burst_spare,
     burst_t,
     frame_t,
     segment_t,
@@ -432,8 +432,12 @@ cdef int put_chain(
     return 1
 
 
-cdef int send_slowly(memif_port_t *port, memif_session_t *self, const frame_t *frame, bint server) noexcept nogil:
+cdef int send_slowly(
+    memif_port_t *port, memif_session_t *self, const frame_t *frame, uint8_t *spare, bint server
+) noexcept nogil:
     """Sends one frame that needs more than a copy: chained, longer than a slot, or to be finished.
+
+    `spare` has room for one frame in one piece.
 
     Returns 1 (sent), 0 (no room now), or a negative number: -1 - drop reason, or -1 -
     DROP_LINK_DOWN after a fault.
@@ -478,8 +482,8 @@ cdef int send_slowly(memif_port_t *port, memif_session_t *self, const frame_t *f
                 fill_slot(self, slot, &desc, 0, length, server)
                 index += 1
             elif found > 0:
-                gso_write(frame, &gso, i, port.staging)
-                found = put_chain(self, port.staging, length, NULL, length, &index, server)
+                gso_write(frame, &gso, i, spare)
+                found = put_chain(self, spare, length, NULL, length, &index, server)
             if found < 0:
                 break
     if found < 0:
@@ -582,7 +586,7 @@ cdef inline uint32_t send(memif_port_t *port, burst_t *burst, uint32_t first, fl
             break
         if ring_count(self.tx_end, self.tx_next) <= FRAME_SEGMENTS and not see_room(port, self, server):
             break
-        done = send_slowly(port, self, &burst.frames[i], server)
+        done = send_slowly(port, self, &burst.frames[i], burst_spare(burst), server)
         if done == 0:
             break
         if done < 0:
@@ -811,7 +815,6 @@ cdef class MemifPort(Port):
     def __cinit__(self, *, str name="memif", bint server, bint ip_mode=False):
         self.memif = <memif_port_t *>allocate(ALLOCATED_MEMIF_PORT, sizeof(memif_port_t))
         self.c = &self.memif.port
-        self.memif.staging = <uint8_t *>allocate_untouched(ALLOCATED_MEMIF_PORT, FRAME_BYTES_MAX)
         self.name = name
         self.server = server
         self.c.flags = PORT_HOLDS | PORT_EDGE | PORT_UNFENCED
@@ -830,8 +833,6 @@ cdef class MemifPort(Port):
             warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=1)
 
     def __dealloc__(self):
-        if self.memif != NULL:
-            release(ALLOCATED_MEMIF_PORT, self.memif.staging)
         release(ALLOCATED_MEMIF_PORT, self.memif)
 
     def __repr__(self):

@@ -26,7 +26,7 @@ from forwarder.dataplane.frame cimport (
     BURST_FRAMES,
     FRAME_BYTES_MAX,
     OFFLOAD_NEEDS_CSUM,
-    POOL_SLOT_BYTES,
+    POOL_BYTES,
     burst_t,
     frame_t,
 )
@@ -69,7 +69,7 @@ cdef class PortIO:
         self.epoll_fd = -1
         self.burst = <burst_t *>allocate(ALLOCATED_BURST, sizeof(burst_t))
         self.burst.most = BURST_FRAMES
-        self.burst.pool = <uint8_t *>allocate_untouched(ALLOCATED_BURST, <size_t>BURST_FRAMES * POOL_SLOT_BYTES)
+        self.burst.pool = <uint8_t *>allocate_untouched(ALLOCATED_BURST, POOL_BYTES)
         port.take(self)
         self.port = port
         port.c.registered_fd = -1

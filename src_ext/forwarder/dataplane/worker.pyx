@@ -55,7 +55,7 @@ from forwarder.dataplane.event cimport (
     ppoll,
     timespec,
 )
-from forwarder.dataplane.frame cimport BURST_FRAMES, POOL_SLOT_BYTES
+from forwarder.dataplane.frame cimport POOL_BYTES
 from forwarder.dataplane.port cimport PORT_DEAD, PORT_EDGE, PORT_UNFENCED, port_t
 from forwarder.dataplane.vwire cimport TURN_STALLED, TURN_WORKED, Vwire, vwire_turn, vwire_t
 
@@ -382,9 +382,7 @@ cdef class Worker:
         self.c.poll_window_ns = poll_window_us * 1000
         self.c.stall_limit_ns = stall_limit_ms * 1_000_000
         self.c.burst = <burst_t *>allocate(ALLOCATED_BURST, sizeof(burst_t))
-        self.c.burst.pool = <uint8_t *>allocate_untouched(
-            ALLOCATED_BURST, <size_t>BURST_FRAMES * POOL_SLOT_BYTES
-        )
+        self.c.burst.pool = <uint8_t *>allocate_untouched(ALLOCATED_BURST, POOL_BYTES)
         self.c.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         self.c.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         self.c.notify_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
