@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from types import TracebackType
 from typing import Self
 
+from forwarder.dataplane.file_watch import FileWatch
 from forwarder.dataplane.kernel_port import KernelPorts
 from forwarder.dataplane.memif_listener import MemifListeners
 from forwarder.dataplane.memif_port import ConnectedMemifPort, open_memif_port
@@ -55,6 +56,7 @@ class Dataplane:
         ]
         self._kernel_ports = KernelPorts(qdisc_bypass=qdisc_bypass)
         self._listeners = MemifListeners()
+        self._files = FileWatch()
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -76,7 +78,7 @@ class Dataplane:
 
     def memif_port(self, spec: MemifPortSpec) -> AbstractAsyncContextManager[ConnectedMemifPort]:
         """Opens a port over memif, without waiting for its peer. See `open_memif_port`."""
-        return open_memif_port(spec, self._listeners, self._settle)
+        return open_memif_port(spec, self._listeners, self._settle, files=self._files)
 
     @asynccontextmanager
     async def vwire(self, a: Port, b: Port, *, name: str = "") -> AsyncIterator[Vwire]:

@@ -1,16 +1,22 @@
 """Keeps one memif port connected to its peer, in either role, for as long as it is open.
 
-Server: waits behind a listener for the peer that knows the id and the secret. Client: connects,
-and when that fails or ends, tries again: at once after a connection that lasted, else after
-10 ms doubling up to 1 s, less a random part. Each connection gets memory of its own, which goes
-with it: a former peer may still have it mapped.
+Server: waits behind a listener for the peer that knows the id and the secret. Client: connects, and
+when nobody listens, tries again after a sixteenth of the time it has been trying, 5 ms at least and
+2 s at most, and at once when the socket's file appears. So a peer that was away for a while waits
+for us a sixteenth of that while; half a minute's absence costs 130 tries, and then it is one in two
+seconds. A connection that lasted is followed by the next at once, one that did not after 10 ms
+doubling up to 1 s. A random part is taken off each pause. Each connection gets memory of its own,
+which goes with it: a former peer may still have it mapped.
 """
 
 import asyncio
 import logging
 import random
+import socket
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final, Protocol
 
+from forwarder.dataplane.file_watch import FileWatch
 from forwarder.dataplane.lean_event import LeanEvent
 from forwarder.dataplane.memif_control import (
     Disconnected,
@@ -32,8 +38,13 @@ from forwarder.errors import DataplaneError, RemoteProtocolError
 
 log = logging.getLogger(__name__)
 
+KNOCK_FIRST_S: Final = 0.005
+KNOCK_LONGEST_S: Final = 2.0
+KNOCK_PART: Final = 1 / 16
+"""Pauses while nobody listens: the shortest, the longest, and which part of the time since we began."""
 RETRY_FIRST_S: Final = 0.01
 RETRY_LONGEST_S: Final = 1.0
+"""Pauses between connections that did not last."""
 LASTING_S: Final = 1.0
 """A connection that was up this long ended for a new reason: try again at once."""
 
@@ -75,6 +86,7 @@ class MemifLink:
         memory: MemifMemory,
         *,
         listeners: MemifListeners | None = None,
+        files: FileWatch | None = None,
         limits: Limits | None = None,
     ) -> None:
         """Does nothing yet. Ports that share `listeners` can share a listening socket."""
@@ -86,6 +98,7 @@ class MemifLink:
         self._spec = spec
         self._memory = memory
         self._listeners = listeners or MemifListeners(limits)
+        self._files = files or FileWatch()
         self._limits = limits or Limits()
         self._listener: MemifListener | None = None
         self._channel: MemifChannel | None = None
@@ -165,38 +178,55 @@ class MemifLink:
 
     async def _connect(self, target: bytes) -> None:
         """Makes one connection after the other."""
-        jitter = random.Random()  # noqa: S311 - it spreads retries, it hides nothing
         pause_s = 0.0
         while not self._stopping.is_set():
-            if await self._connect_once(target) >= LASTING_S:
+            sock = await self._reach(target)
+            if sock is None:
+                return
+            client = MemifClient(
+                self.interface,
+                now=asyncio.get_running_loop().time(),
+                log2_ring_size=self._spec.log2_ring_size,
+                limits=self._limits,
+            )
+            self._channel = MemifChannel(sock, client)
+            if await self._run(self._channel) >= LASTING_S:
                 pause_s = 0.0
                 continue
             pause_s = min(max(RETRY_FIRST_S, 2 * pause_s), RETRY_LONGEST_S)
-            await self._wait_stopping(pause_s * jitter.uniform(0.5, 1.0))
+            await self._wait_stopping(_less_a_part(pause_s))
 
-    async def _connect_once(self, target: bytes) -> float:
-        """Connects and stays; returns for how many seconds frames could pass."""
+    async def _reach(self, target: bytes) -> socket.socket | None:
+        """Returns a connected socket as soon as somebody listens; None when the link is closed before."""
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+        sock: socket.socket | None = None
         try:
-            sock = await open_control_socket(self._spec.netns)
-            try:
-                sock.connect(target)
-            except OSError:
+            while not self._stopping.is_set():
+                with self._appearing() as appeared:
+                    try:
+                        sock = sock or await open_control_socket(self._spec.netns)
+                        sock.connect(target)
+                    except OSError as error:
+                        self._note_end(f"cannot connect: {error.strerror or error}")
+                    else:
+                        connected, sock = sock, None
+                        return connected
+                    await self._wait_stopping(_less_a_part(knock_pause_s(loop.time() - since)), or_event=appeared)
+                    if appeared.is_set():
+                        # It is bound, and will be listened on in a moment.
+                        since = loop.time()
+                        await self._wait_stopping(0.0005)
+            return None
+        finally:
+            if sock is not None:
                 sock.close()
-                raise
-        except OSError as error:
-            self._note_end(f"cannot connect: {error.strerror or error}")
-            return 0.0
-        if self._stopping.is_set():
-            sock.close()
-            return 0.0
-        client = MemifClient(
-            self.interface,
-            now=asyncio.get_running_loop().time(),
-            log2_ring_size=self._spec.log2_ring_size,
-            limits=self._limits,
-        )
-        self._channel = MemifChannel(sock, client)
-        return await self._run(self._channel)
+
+    def _appearing(self) -> AbstractContextManager[LeanEvent]:
+        """Lends an event that is set when the socket's file appears; an abstract socket cannot be watched."""
+        if self._spec.address.startswith("@"):
+            return nullcontext(LeanEvent())
+        return self._files.appearing(self._spec.address)
 
     async def _run(self, channel: MemifChannel) -> float:
         """Follows `channel` from its first event to its end; returns how long the link was up, in seconds."""
@@ -246,12 +276,14 @@ class MemifLink:
             case RingAdded(ring=ring):
                 self._memory.check_ring(ring.fd)
 
-    async def _wait_stopping(self, longest_s: float) -> None:
+    async def _wait_stopping(self, longest_s: float, *, or_event: LeanEvent | None = None) -> None:
+        """Waits until the link is closed, or the event is set, or the time is up."""
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._stopping, or_event) if event is not None]
         try:
-            async with asyncio.timeout(longest_s):
-                await self._stopping.wait()
-        except TimeoutError:
-            pass
+            await asyncio.wait(waits, timeout=longest_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waits:
+                each.cancel()
 
     def _note_up(self, event: Established) -> None:
         self._up.set()
@@ -269,3 +301,13 @@ class MemifLink:
         """Tells of a bug that ended the link's task."""
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("memif %s: the link stopped working", self._spec.address, exc_info=error)
+
+
+def knock_pause_s(waited_s: float) -> float:
+    """Returns the pause before the next try when nobody has listened for `waited_s` seconds."""
+    return min(max(KNOCK_FIRST_S, waited_s * KNOCK_PART), KNOCK_LONGEST_S)
+
+
+def _less_a_part(pause_s: float) -> float:
+    """Spreads what would otherwise happen everywhere at once."""
+    return pause_s * random.uniform(0.75, 1.0)  # noqa: S311 - it hides nothing

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from forwarder.dataplane.file_watch import FileWatch
 from forwarder.dataplane.memif import MemifPort, MemifSession
 from forwarder.dataplane.memif_control import Memory
 from forwarder.dataplane.memif_link import MemifLink
@@ -75,6 +76,8 @@ class SharedMemory:
         try:
             if generation is not None:
                 await self._settle(self._port, generation)
+            if session is not None:
+                self._port.count_missed(session)
         finally:
             if session is not None:
                 session.close()
@@ -85,7 +88,7 @@ class SharedMemory:
 
 @asynccontextmanager
 async def open_memif_port(
-    spec: MemifPortSpec, listeners: MemifListeners, settle: Settle
+    spec: MemifPortSpec, listeners: MemifListeners, settle: Settle, *, files: FileWatch | None = None
 ) -> AsyncIterator[ConnectedMemifPort]:
     """Opens a memif port for as long as the context lasts; does not wait for the peer.
 
@@ -95,7 +98,7 @@ async def open_memif_port(
     port = ConnectedMemifPort(
         name=f"{spec.address}#{spec.interface_id}", server=spec.role is Role.SERVER, ip_mode=spec.mode is Mode.IP
     )
-    link = MemifLink(spec, SharedMemory(spec, port, settle), listeners=listeners)
+    link = MemifLink(spec, SharedMemory(spec, port, settle), listeners=listeners, files=files)
     port.link = link
     port.on_fault = link.disconnect
     try:

@@ -47,7 +47,8 @@ class PortStatistics:
     kicks: int
     """How often it woke its peer."""
     missed: int
-    """Frames that the kernel had no room to keep for us; no vWire has seen them."""
+    """Frames that no vWire has seen: the kernel had no room to keep them for us, or they lay in a memif
+    when its connection ended. A vWire's `in_frames` does not have them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

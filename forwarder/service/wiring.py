@@ -62,6 +62,8 @@ class Wiring:
         self._joined = AsyncExitStack()
         self._joint: Joint | None = None
         self._choice: Choice | None = None
+        self._fault = ""
+        """What broke since the last `apply`, though it may have come back to life."""
         self._unfit: dict[str, str] = {}
         """Datapaths that failed, and why: `auto` does not try them again."""
 
@@ -87,11 +89,11 @@ class Wiring:
 
     @property
     def fault(self) -> str:
-        """Returns which end is broken and why; empty when all is well."""
+        """Returns which end is broken, or was since the last `apply`, and why; empty when all is well."""
         for end in self._ends.values():
             if end.opened.fault:
                 return f"{end.opened.interface}: {end.opened.fault}"
-        return ""
+        return self._fault
 
     def statistics(self) -> VwireStatistics | None:
         """Returns what has flowed, `a` being the caller's end; None where nobody counts."""
@@ -109,6 +111,8 @@ class Wiring:
         """
         old = dict(self._ends)
         async with undone_on_failure(seconds) as undo:
+            undo.callback(self._recall_fault, self._fault)
+            self._fault = ""
             await self._first_that_works(agreed, endpoint, asked, wish, undo, seconds)
             for side, end in self._ends.items():
                 await self._update(end, agreed, undo, kept=old.get(side) is end)
@@ -231,8 +235,15 @@ class Wiring:
         self._ends = ends
         client, endpoint = ends[Side.CLIENT].opened, ends[Side.ENDPOINT].opened
         self._joint = await self._joined.enter_async_context(
-            choice.datapath.join(client, endpoint, name=self._name, broken=self._broken)
+            choice.datapath.join(client, endpoint, name=self._name, broken=self._note_fault)
         )
+
+    def _note_fault(self, why: str) -> None:
+        self._fault = why
+        self._broken(why)
+
+    def _recall_fault(self, before: str) -> None:
+        self._fault = self._fault or before
 
     async def _part(self) -> None:
         joined, self._joined, self._joint = self._joined, AsyncExitStack(), None

@@ -13,7 +13,7 @@ from forwarder.errors import InvalidRequest
 
 
 class FakePort:
-    """A port that carries nothing and can be killed."""
+    """A port that carries nothing and can be killed, or break and work again at once, as a memif does."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -24,6 +24,9 @@ class FakePort:
 
     def die(self, why: str) -> None:
         self.dead, self.fault = True, why
+        self.stumble(why)
+
+    def stumble(self, why: str) -> None:
         if self.on_fault is not None:
             self.on_fault(why)
 

@@ -59,6 +59,7 @@ cdef struct memif_session_t:
 cdef struct memif_port_t:
     port_t port
     void *session               # memif_session_t; exchanged by control
+    memif_session_t *in_hand    # the runner's: the session of the burst in hand
 
 
 cdef class MemifSession:

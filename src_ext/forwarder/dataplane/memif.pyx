@@ -304,6 +304,7 @@ cdef inline uint32_t receive(memif_port_t *port, burst_t *burst, flow_t *flow, b
     cdef int error
     port.port.polls += 1
     burst.n_frames = burst.n_segments = 0
+    port.in_hand = self
     if self == NULL:
         return 0
     index = self.rx_next
@@ -337,8 +338,10 @@ cdef inline uint32_t receive(memif_port_t *port, burst_t *burst, flow_t *flow, b
 
 
 cdef inline void release_frames(memif_port_t *port, uint32_t n, bint server) noexcept nogil:
-    cdef memif_session_t *self = usable(port)
-    if n and self != NULL:
+    # The session that lent them, though control may have taken it out of the port meanwhile: what
+    # has been received must not look as if it still lay there (`count_missed`).
+    cdef memif_session_t *self = port.in_hand
+    if n:
         give_back(self, self.rx_after[n - 1], self.rx_chained, server)
 
 
@@ -881,12 +884,32 @@ cdef class MemifPort(Port):
         (<MemifSession>session).port = None
         return session, self.changed()
 
+    def count_missed(self, MemifSession session not None):
+        """Counts the frames that lie in a detached session and that nobody will receive any more.
+
+        Nobody may look at it any more: its generation has been adopted.
+        """
+        cdef memif_session_t *c = session.c
+        cdef uint16_t index, end, most
+        if c == NULL or c.dead:
+            return
+        index = c.rx_next
+        end = load_acquire16(&c.rx_ring.head if self.server else &c.rx_ring.tail)
+        most = <uint16_t>(c.rx_mask + 1) if self.server else ring_count(c.rx_posted, index)
+        if ring_count(end, index) > most:
+            return      # nonsense
+        while index != end:
+            if not memif_desc_read_head(&c.rx_ring.desc[ring_slot(index, c.rx_mask)]).flags & MEMIF_DESC_NEXT:
+                self.c.missed += 1
+            index += 1
+
     def close(self):
         """Closes the session, if there is one. Nobody may run the port any more. Safe to call twice."""
         if self.wire is not None:
             raise DataplaneError(f"{self!r} is still run by {self.wire!r}", errno=EBUSY)
         session, _ = self.detach()
         if session is not None:
+            self.count_missed(session)
             session.close()
 
     cdef object changed(self):

@@ -61,7 +61,7 @@ cdef struct port_t:
     bint reported           # the runner's: it has told control that the port is dead
     uint64_t kicks          # wake-ups sent to the peer
     uint64_t polls          # rx_burst calls
-    uint64_t missed         # frames the source dropped before we saw them (kernel queue full)
+    uint64_t missed         # control's: frames that were lost before we saw them (kernel queue full, memif gone)
 
 
 cdef class Port:

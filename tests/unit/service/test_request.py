@@ -500,6 +500,33 @@ async def test_a_dead_port_turns_the_connection_down_and_the_next_request_replac
     await events.aclose()
 
 
+async def test_a_port_that_broke_and_recovered_is_told_as_down_until_the_next_request(scene: Scene) -> None:
+    events = await scene.events()
+    answer = await scene.request(scene.first())
+    await events.next()
+    port = scene.world.port(Side.CLIENT).port
+    port.stumble("the peer sent too many bad descriptors")
+    kind, view = await events.next()
+    assert (kind, view.state) == (UPDATE, DOWN)
+    # Neither what the next hop says nor a Request that fails makes it UP.
+    (theirs,) = scene.hop.connections.values()
+    theirs.context.MTU = 1300
+    scene.hop.monitor_hub.update(theirs)
+    assert (await events.next())[1].state == DOWN
+    scene.world.fail_at["update"] = DataplaneError("refused")
+    answer.context.MTU = 1200
+    with pytest.raises(DataplaneError):
+        await scene.request(answer)
+    assert scene.forwarder.statistics().connections[0].state == "DOWN"
+    scene.world.taken()
+    await scene.request(answer)
+    assert (await events.next())[1].state == UP
+    assert not any(step.startswith("open") for step in scene.world.taken()), "the port works again"
+    assert scene.world.port(Side.CLIENT).port is port
+    assert scene.forwarder.statistics().went_down == 1
+    await events.aclose()
+
+
 async def test_what_the_next_hop_says_of_the_connection_is_told_on(scene: Scene) -> None:
     events = await scene.events()
     await scene.request(scene.first())
