@@ -1,10 +1,8 @@
 """What unmodified programs send arrives: TCP with its offloads on, UDP with segmentation, while ports change."""
 
 import asyncio
-import hashlib
 import itertools
 import os
-import random
 import socket
 import struct
 import threading
@@ -21,8 +19,8 @@ from tests.support.kernel_wire import LINK, MACS, Pods, kernel_wire, pods
 from tests.support.netns import Netns
 from tests.support.packet_socket import PacketSocket, packet_socket
 from tests.support.port_kinds import KINDS
+from tests.support.transfer import TRANSFER_BYTES, transfer
 
-TRANSFER_BYTES = 100 << 20
 UDP_SEGMENT = 103
 ADDRESSES = {socket.AF_INET: ("10.0.0.1", "10.0.0.2"), socket.AF_INET6: ("2001:db8::1", "2001:db8::2")}
 
@@ -41,48 +39,6 @@ def ring(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture(params=[socket.AF_INET, socket.AF_INET6], ids=["ipv4", "ipv6"])
 def family(request: pytest.FixtureRequest) -> socket.AddressFamily:
     return socket.AddressFamily(request.param)
-
-
-def send_all(netns: Netns, family: int, address: str, port: int, chunk: bytes, count: int) -> str:
-    """Sends `chunk` `count` times, each time turned by its number, and returns the digest of all."""
-    digest = hashlib.blake2b()
-    with netns.socket(family, socket.SOCK_STREAM) as sock:
-        sock.settimeout(30)
-        sock.connect((address, port))
-        for k in range(count):
-            turned = chunk[k:] + chunk[:k]
-            digest.update(turned)
-            sock.sendall(turned)
-    return digest.hexdigest()
-
-
-def receive_all(listener: socket.socket) -> tuple[str, int]:
-    """Accepts one connection and returns the digest and length of what it sends."""
-    digest = hashlib.blake2b()
-    length = 0
-    listener.settimeout(30)
-    sock, _ = listener.accept()
-    with sock:
-        sock.settimeout(30)
-        while data := sock.recv(1 << 20):
-            digest.update(data)
-            length += len(data)
-    return digest.hexdigest(), length
-
-
-async def transfer(source: Netns, sink: Netns, family: int, address: str, n_bytes: int = TRANSFER_BYTES) -> None:
-    """Sends bytes over TCP and compares their digests."""
-    chunk = random.Random(family).randbytes(1 << 20)
-    with sink.socket(family, socket.SOCK_STREAM) as listener:
-        listener.bind((address, 0))
-        listener.listen()
-        port = listener.getsockname()[1]
-        sent, (received, length) = await asyncio.gather(
-            asyncio.to_thread(send_all, source, family, address, port, chunk, n_bytes >> 20),
-            asyncio.to_thread(receive_all, listener),
-        )
-    assert length == n_bytes
-    assert received == sent
 
 
 @pytest.mark.parametrize("mode", [Mode.ETHERNET, Mode.IP], ids=["ethernet", "ip"])

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from forwarder.cli.forwarder import mechanisms
 from forwarder.clock import Clock, SystemClock
 from forwarder.dataplane import Dataplane, MemifPortSpec, Mode, Role
 from forwarder.mesh.client import Client, ClientVwire
-from forwarder.mesh.endpoint import Endpoint, assigns, kernel_end
+from forwarder.mesh.endpoint import Endpoint, Extension, assigns, kernel_end
 from forwarder.mesh.ipam import PointToPointIpam
 from forwarder.mesh.memif_app import MemifHost, Pinger, memif_end, memif_host
 from forwarder.mesh.responder import Host, mac_of
@@ -107,15 +107,17 @@ async def domain(
     payload: str = "ETHERNET",
     datapath: str = "auto",
     clock: Clock | None = None,
+    memif: Callable[[Netns], Extension] = memif_end,
+    services: Sequence[str] = (SERVICE,),
 ) -> AsyncIterator[Domain]:
-    """Starts an endpoint that serves one mechanism, and a forwarder in front of it."""
+    """Starts an endpoint that serves one mechanism, `memif` being its memif end, and a forwarder in front of it."""
     clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
         netns = stack.enter_context(pod())
-        ends = {"KERNEL": kernel_end, "MEMIF": memif_end}
+        ends = {"KERNEL": kernel_end, "MEMIF": memif}
         served = Endpoint(
             name="nse",
-            services=[SERVICE],
+            services=services,
             mechanisms={endpoint: ends[endpoint](netns)},
             extensions=[assigns(PointToPointIpam(PREFIXES))],
             payload=payload,
