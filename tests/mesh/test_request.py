@@ -1,7 +1,6 @@
 """A Request becomes a vWire that carries frames, for every pair of mechanisms and both payloads."""
 
 import asyncio
-from contextlib import ExitStack
 
 import pytest
 
@@ -65,17 +64,3 @@ async def test_16_vwires_of_one_pod_have_their_own_interfaces_and_closing_one_af
                     if number != 7:
                         await each.__aexit__(None, None, None)
             assert links(netns) == []
-
-
-async def test_20_clients_of_one_endpoint_leave_nothing_after_they_all_close(tmp_path):
-    """C-35, in small."""
-    async with domain(tmp_path) as mesh:
-        with ExitStack() as stack:
-            pods = [stack.enter_context(pod()) for _ in range(20)]
-            opened = [mesh.vwire(netns, name=f"nsc-{number}") for number, netns in enumerate(pods)]
-            vwires = await asyncio.gather(*(each.__aenter__() for each in opened))
-            assert len(links(mesh.endpoint_netns)) == 20
-            assert await asyncio.gather(*(ping(pods[n], vwires[n].peers[0]) for n in (0, 9, 19))) == [3] * 3
-            await asyncio.gather(*(each.__aexit__(None, None, None) for each in opened))
-            assert links(mesh.endpoint_netns) == []
-            assert mesh.forwarder.statistics().connections == ()

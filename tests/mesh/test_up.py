@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import secrets
 import select
 import signal
 import subprocess
@@ -16,8 +17,12 @@ import pytest
 
 from tests.support.programs import command, environment, running, vwire
 
+RUN = secrets.token_hex(3)
+NAME, OTHER, SHOWN = (f"{name}-{RUN}" for name in ("small", "other", "shown"))
+"""Of this run's meshes: processes are looked for machine-wide, and another run may be going on."""
+
 SMALL = """\
-name: small
+name: NAME
 pods:
   a: {}
   b: {run: [python3 -m http.server 8080]}
@@ -27,7 +32,7 @@ clients:
   - {name: c, pod: a, connect: [kernel://web/nsm-1]}
 checks:
   - {name: a ping, vwire: c-0, run: "ping -c 2 -i 0.2 {dst}"}
-"""
+""".replace("NAME", NAME)
 
 
 @pytest.fixture
@@ -72,60 +77,63 @@ def frames_of(output, vwire_name):
 
 @pytest.mark.timeout(180)
 def test_without_file_and_terminal_it_shows_frames_on_every_vwire_and_ends_well(run_dir):
-    result = vwire("up", "--name", "shown", "--run-dir", str(run_dir), timeout_s=120)
+    result = vwire("up", "--name", SHOWN, "--run-dir", str(run_dir), timeout_s=120)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "0% packet loss" in result.stdout
     assert re.search(r"passed +curl, kernel to kernel .* 200 ", result.stdout)
     assert re.search(r"passed +an application without kernel interface, memif to memif .* 100 received", result.stdout)
     for name in ("client-0", "client-1", "app-0"):
         assert all(frames not in ("0", "-") for frames in frames_of(result.stdout, name))
-    assert left_of("shown", run_dir) == []
+    assert left_of(SHOWN, run_dir) == []
 
 
 def test_its_pods_are_namespaces_for_other_programs(small, run_dir):
     with running("up", str(small), "--run-dir", str(run_dir), "--for", "60") as up:
         up.wait_for("passed +a ping")
         ping = subprocess.run(
-            ["ip", "netns", "exec", "vwire-small-a", "ping", "-c", "1", "10.9.0.0"],
+            ["ip", "netns", "exec", f"vwire-{NAME}-a", "ping", "-c", "1", "10.9.0.0"],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert "1 received" in ping.stdout
         shown = subprocess.run(
-            ["ip", "-n", "vwire-small-a", "-br", "address", "show", "nsm-1"], capture_output=True, text=True, check=True
+            ["ip", "-n", f"vwire-{NAME}-a", "-br", "address", "show", "nsm-1"],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         assert "10.9.0.1/32" in shown.stdout
         assert "fd09::1/128" in shown.stdout
         assert up.end(signal.SIGTERM) == 0
-    assert left_of("small", run_dir) == []
+    assert left_of(NAME, run_dir) == []
 
 
 def test_an_interrupt_while_it_starts_leaves_nothing(small, run_dir):
     with running("up", str(small), "--run-dir", str(run_dir)) as up:
         up.wait_for("phase 1")
         assert up.end(signal.SIGINT) == 0, up.output
-    assert left_of("small", run_dir) == []
+    assert left_of(NAME, run_dir) == []
 
 
 def test_down_ends_a_mesh_that_is_up(small, run_dir):
     with running("up", str(small), "--run-dir", str(run_dir), "--for", "60") as up:
         up.wait_for("passed +a ping")
-        told = vwire("down", "small", "--run-dir", str(run_dir))
+        told = vwire("down", NAME, "--run-dir", str(run_dir))
         assert told.returncode == 0
         assert "ended vwire up" in told.stdout
         assert up.end() == 0
-    assert left_of("small", run_dir) == []
+    assert left_of(NAME, run_dir) == []
 
 
 def test_down_takes_away_what_a_killed_mesh_left(small, run_dir):
     with running("up", str(small), "--run-dir", str(run_dir), "--for", "60") as up:
         up.wait_for("passed +a ping")
-        pid = json.loads((run_dir / "small" / "record.json").read_text())["pid"]
+        pid = json.loads((run_dir / NAME / "record.json").read_text())["pid"]
         os.kill(pid, signal.SIGKILL)
         up.end()
-    assert left_of("small", run_dir) != []
-    told = vwire("down", "small", "--run-dir", str(run_dir))
-    assert "removed namespace vwire-small-a" in told.stdout
-    assert left_of("small", run_dir) == []
+    assert left_of(NAME, run_dir) != []
+    told = vwire("down", NAME, "--run-dir", str(run_dir))
+    assert f"removed namespace vwire-{NAME}-a" in told.stdout
+    assert left_of(NAME, run_dir) == []
     assert vwire("down", "--run-dir", str(run_dir)).stdout == "there is no local mesh\n"
 
 
@@ -138,7 +146,7 @@ def test_its_programs_die_with_it(small, run_dir):
         up.end()
         _, alive = psutil.wait_procs(programs, timeout=10)
         assert [program for program in alive if program.status() != psutil.STATUS_ZOMBIE] == []
-    vwire("down", "small", "--run-dir", str(run_dir))
+    vwire("down", NAME, "--run-dir", str(run_dir))
 
 
 def test_a_mesh_that_was_killed_does_not_stop_the_next(small, run_dir):
@@ -148,8 +156,8 @@ def test_a_mesh_that_was_killed_does_not_stop_the_next(small, run_dir):
         up.end()
     again = vwire("up", str(small), "--run-dir", str(run_dir))
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "an earlier mesh small was killed" in again.stderr
-    assert left_of("small", run_dir) == []
+    assert f"an earlier mesh {NAME} was killed" in again.stderr
+    assert left_of(NAME, run_dir) == []
 
 
 def test_a_name_that_is_taken_is_told(small, run_dir):
@@ -157,35 +165,35 @@ def test_a_name_that_is_taken_is_told(small, run_dir):
         up.wait_for("passed +a ping")
         second = vwire("up", str(small), "--run-dir", str(run_dir))
         assert second.returncode == 2
-        assert "a mesh called 'small' is up already" in second.stderr
+        assert f"a mesh called '{NAME}' is up already" in second.stderr
         assert up.process.poll() is None
 
 
 def test_a_namespace_of_somebody_else_is_left_alone(small, run_dir):
-    subprocess.run(["ip", "netns", "add", "vwire-small-b"], check=True)
+    subprocess.run(["ip", "netns", "add", f"vwire-{NAME}-b"], check=True)
     try:
         result = vwire("up", str(small), "--run-dir", str(run_dir))
         assert result.returncode == 2
-        assert "needs the network namespace vwire-small-b: it is there already" in result.stderr
-        assert left_of("small", run_dir) == ["vwire-small-b"]
+        assert f"needs the network namespace vwire-{NAME}-b: it is there already" in result.stderr
+        assert left_of(NAME, run_dir) == [f"vwire-{NAME}-b"]
     finally:
-        subprocess.run(["ip", "netns", "delete", "vwire-small-b"], check=True)
+        subprocess.run(["ip", "netns", "delete", f"vwire-{NAME}-b"], check=True)
 
 
 def test_two_meshes_do_not_meet(small, run_dir):
     with (
         running("up", str(small), "--run-dir", str(run_dir), "--for", "60") as one,
-        running("up", str(small), "--name", "other", "--run-dir", str(run_dir), "--for", "60") as other,
+        running("up", str(small), "--name", OTHER, "--run-dir", str(run_dir), "--for", "60") as other,
     ):
         one.wait_for("passed +a ping")
         other.wait_for("passed +a ping")
         assert one.end() == 0
         again = subprocess.run(
-            ["ip", "netns", "exec", "vwire-other-a", "ping", "-c", "1", "10.9.0.0"],
+            ["ip", "netns", "exec", f"vwire-{OTHER}-a", "ping", "-c", "1", "10.9.0.0"],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert "1 received" in again.stdout
-    assert left_of("small", run_dir) + left_of("other", run_dir) == []
+    assert left_of(NAME, run_dir) + left_of(OTHER, run_dir) == []
 
 
 def test_a_check_that_fails_fails_the_mesh_and_says_what_came_back(tmp_path, run_dir):
@@ -195,7 +203,7 @@ def test_a_check_that_fails_fails_the_mesh_and_says_what_came_back(tmp_path, run
     assert result.returncode == 1
     assert re.search(r"FAILED +a ping", result.stdout)
     assert "1 of 1 checks failed: 'a ping'" in result.stderr
-    assert left_of("small", run_dir) == []
+    assert left_of(NAME, run_dir) == []
 
 
 def test_a_mistake_in_the_file_is_told_before_anything_is_made(tmp_path, run_dir):
@@ -213,7 +221,7 @@ def test_a_name_longer_than_an_interface_may_have_leaves_nothing(tmp_path, run_d
     result = vwire("up", str(path), "--run-dir", str(run_dir))
     assert result.returncode == 1
     assert "longer than 15 bytes" in result.stderr
-    assert left_of("small", run_dir) == []
+    assert left_of(NAME, run_dir) == []
 
 
 def test_without_privilege_it_says_what_it_needs(small, run_dir):
@@ -247,7 +255,7 @@ def test_at_a_terminal_it_stays_until_ctrl_c_and_leaves_the_terminal_as_it_was(s
             up.kill()
             up.wait()
     assert output.count(b"\x1b[?25l") == output.count(b"\x1b[?25h")  # the cursor is shown again
-    assert left_of("small", run_dir) == []
+    assert left_of(NAME, run_dir) == []
 
 
 def _read_until(terminal, text):
