@@ -17,6 +17,7 @@ import rich_click as click
 from forwarder import config
 from forwarder.api import constants
 from forwarder.cli import program
+from forwarder.cli.file_limit import raise_file_limit
 from forwarder.cli.options import insecure_flag, settings_flags
 from forwarder.cli.privilege import need_privilege
 from forwarder.clock import SystemClock
@@ -48,6 +49,7 @@ def command(*, insecure: bool, **flags: str | None) -> None:
         next_hops = next_hops_of(settings.next_hop)
         program.need_insecure("forwarder", insecure=insecure)
         need_privilege("forwarder")
+        raise_file_limit()
         program.run("forwarder", run(settings, next_hops))
 
 

@@ -5,6 +5,7 @@ holds unwinds. A second signal cancels the unwinding.
 """
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -74,6 +75,8 @@ def run(program: str, main: Coroutine[Any, Any, None]) -> None:
 
     The exit status is 0 also when a signal ended it: that is how programs are meant to end.
     """
+    # What was imported stays: a full collection need not go through it each time (8 ms).
+    gc.freeze()
     try:
         asyncio.run(_until_signalled(main))
     except asyncio.CancelledError:

@@ -66,8 +66,7 @@ async def test_only_what_was_asked_for_is_told(selector: MonitorScopeSelector) -
     monitor = Monitor()
     monitor.update(of(1, network_service="one"))
     monitor.update(of(2, network_service="two"))
-    watcher = Watcher(selector, {key: each for key in ("f1", "f2") if (each := monitor.get(key))})
-    monitor._watchers.add(watcher)
+    watcher = monitor.attach(selector)
     assert said(await watcher.next()) == (INITIAL_STATE_TRANSFER, ["f1"])
     monitor.update(of(2, network_service="two"))
     monitor.delete("f2")
@@ -232,3 +231,57 @@ async def test_a_next_hop_that_does_not_know_our_connection_any_more_makes_it_do
 
     await follow(events(), lambda: own, changed)
     assert states == [DOWN]
+
+
+ONE = MonitorScopeSelector(path_segments=[PathSegment(name="nse", id="e1")])
+
+
+async def test_who_named_a_segment_hears_of_the_end_of_a_connection_that_has_left_it() -> None:
+    monitor = Monitor()
+    monitor.update(of(1))
+    watcher = monitor.attach(ONE)
+    assert said(await watcher.next()) == (INITIAL_STATE_TRANSFER, ["f1"])
+    monitor.update(connection("nsc:n1", "fwd:f1", "nse:e9", index=1))
+    assert watcher.pending == 0
+    monitor.delete("f1")
+    assert said(await watcher.next()) == (DELETE, ["f1"])
+
+
+async def test_who_named_a_segment_hears_of_a_connection_that_comes_to_it() -> None:
+    monitor = Monitor()
+    monitor.update(connection("nsc:n1", "fwd:f1", "nse:e9", index=1))
+    watcher = monitor.attach(ONE)
+    assert said(await watcher.next()) == (INITIAL_STATE_TRANSFER, [])
+    monitor.update(of(1))
+    assert said(await watcher.next()) == (UPDATE, ["f1"])
+
+
+async def test_nobody_is_asked_about_connections_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor = Monitor()
+    for number in range(20):
+        monitor.update(of(number))
+    watchers = [monitor.attach(MonitorScopeSelector(path_segments=[PathSegment(id=f"f{n}")])) for n in range(20)]
+    asked: list[Watcher] = []
+    tell = Watcher.update
+
+    def update(watcher: Watcher, view: Connection) -> None:
+        asked.append(watcher)
+        tell(watcher, view)
+
+    monkeypatch.setattr(Watcher, "update", update)
+    monitor.update(of(3))
+    assert asked == [watchers[3]]
+
+
+async def test_nothing_is_kept_of_who_has_left_and_of_what_is_gone() -> None:
+    monitor = Monitor()
+    watchers = [monitor.attach(ONE), monitor.attach(ALL)]
+    monitor.update(of(1))
+    watchers.append(monitor.attach(ONE))
+    for watcher in watchers:
+        monitor.detach(watcher)
+    monitor.update(of(1))
+    monitor.delete("f1")
+    assert monitor.watchers == 0
+    kept = [monitor._known, monitor._by_segment, monitor._watchers, monitor._watching, monitor._concerned]
+    assert not any(kept)
