@@ -19,8 +19,9 @@ PYTEST := $(BIN)/python -m pytest
 PYTEST_ARGS ?=
 RESULTS := build/test-results
 SUITES := unit dataplane mesh interop fuzz sanitize
-BENCHES := memif tcp setup memory startup
 BENCH ?= full
+ONLY ?=
+COMPARE ?=
 
 CORE_SOURCES := $(shell find src_ext -name '*.pyx' -o -name '*.pxd' -o -name '*.h' -o -name '*.c') setup.py
 
@@ -29,14 +30,14 @@ RUN_NEEDS := cc=build-essential ip=iproute2 tc=iproute2 ping=iputils-ping curl=c
 TEST_NEEDS := $(RUN_NEEDS) dpdk-testpmd=dpdk-dev tshark=tshark tcpdump=tcpdump ethtool=ethtool \
 	nsenter=util-linux ps=procps git=git
 
-.PHONY: help run test lint bench build dist clean docs $(SUITES:%=test-%) $(BENCHES:%=bench-%) \
+.PHONY: help run test lint bench build dist clean docs $(SUITES:%=test-%) \
 	needs-build needs-run needs-test needs-root
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "  make %-15s%s\n", $$1, $$2}'
 	@echo "  make test-NAME       one suite: $(SUITES)"
-	@echo "  make bench-NAME      one bench: $(BENCHES)"
-	@echo "  make bench BENCH=quick    all of them in less than three minutes"
+	@echo "  make bench ONLY=ID,ID        some numbers; BENCH=quick for fewer samples"
+	@echo "  make bench COMPARE=A,B       two commits beside each other, with ONLY as well"
 
 # --- The main job ---------------------------------------------------------------------------
 
@@ -123,11 +124,16 @@ docs: build    ## write the settings table into README.md
 
 # --- Measurements ---------------------------------------------------------------------------
 
-bench: needs-root needs-test build    ## measure; results in bench/results.json
-	$(BIN)/python -m bench $(if $(filter quick,$(BENCH)),--quick)
+# The plot needs a library that nothing else does.
+build/.bench: pyproject.toml build/.core
+	@mkdir -p build
+	@if [ -n "$(VENV_READY)" ]; then \
+	  VWIRE_NO_CORE=1 PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q -e '.[dev,bench]'; fi
+	@touch $@
 
-$(BENCHES:%=bench-%): bench-%: needs-root needs-test build
-	$(BIN)/python -m bench $(if $(filter quick,$(BENCH)),--quick) $*
+bench: needs-root needs-test build/.bench    ## measure; results in bench/results.json and .png
+	$(BIN)/python -m bench $(if $(filter quick,$(BENCH)),--quick) $(if $(ONLY),--only $(ONLY)) \
+	  $(if $(COMPARE),--compare $(COMPARE))
 
 # --- Building -------------------------------------------------------------------------------
 

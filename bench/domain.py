@@ -1,13 +1,11 @@
 """A forwarder and an endpoint as programs of their own, and a caller that speaks the plain API."""
 
 import contextlib
-import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bench.programs import running
+from bench.trees import THIS, Tree
 from forwarder.api import connection_pb2, connectioncontext_pb2, networkservice_pb2
 from forwarder.rpc import networkservice_pb2_grpc
 from tests.support.netns import Netns, network_namespaces
@@ -39,13 +38,14 @@ def wait_serving(socket: Path, process: subprocess.Popen[str], log: Path, *, lim
 
 
 @contextmanager
-def program(name: str, settings: Mapping[str, str], scratch: Path, netns: Netns) -> Iterator[subprocess.Popen[str]]:
+def program(
+    name: str, settings: Mapping[str, str], scratch: Path, netns: Netns, *, tree: Tree = THIS
+) -> Iterator[subprocess.Popen[str]]:
     """Runs `vwire NAME` in a namespace; `settings` are environment variables, NSM_LISTEN_ON is made here."""
-    log = scratch / f"{name}.log"
-    environment = os.environ | {"NSM_LISTEN_ON": f"unix://{scratch / name}.sock"} | settings
-    command = netns.argv(sys.executable, "-m", "forwarder", name, "--insecure")
+    environment = tree.environment({"NSM_LISTEN_ON": f"unix://{scratch / name}.sock"} | dict(settings))
+    command = netns.argv(*tree.python("-m", "forwarder", name, "--insecure"))
     options = {"env": environment, "pass_fds": (netns.fd,), "stdout": subprocess.DEVNULL}
-    with running(command, log, **options) as process:
+    with running(command, scratch / f"{name}.log", **options) as process:
         yield process
 
 
@@ -62,60 +62,58 @@ class Domain:
 
     def request(self, number: int = 1, netns: Netns | None = None) -> connection_pb2.Connection:
         """Asks the forwarder for a kernel vWire named nsm-NUMBER in the client's namespace."""
-        name = f"bench-{number}"
-        expires = Timestamp()
-        expires.FromSeconds(int(time.time()) + 600)
-        segment = connection_pb2.PathSegment(name="bench", id=name, expires=expires)
-        mechanism = connection_pb2.Mechanism(cls="LOCAL", type=KERNEL)
-        mechanism.parameters.update({"inodeURL": f"file://{(netns or self.client).path}", "name": f"nsm-{number}"})
-        asked = networkservice_pb2.NetworkServiceRequest(
-            connection=connection_pb2.Connection(
-                id=name,
-                network_service=SERVICE,
-                payload="ETHERNET",
-                context=connectioncontext_pb2.ConnectionContext(MTU=MTU_BYTES),
-                path=connection_pb2.Path(index=0, path_segments=[segment]),
-            ),
-            mechanism_preferences=[mechanism],
-        )
-        return self.stub.Request(asked, timeout=15)
+        return self.stub.Request(asked(number, (netns or self.client).path), timeout=15)
 
     def close(self, connection: connection_pb2.Connection) -> None:
         """Closes a connection that `request` returned."""
         self.stub.Close(connection, timeout=15)
 
 
+def asked(number: int, netns: str) -> networkservice_pb2.NetworkServiceRequest:
+    """Returns a Request for a kernel vWire named nsm-NUMBER in the namespace at a path."""
+    name = f"bench-{number}"
+    expires = Timestamp()
+    expires.FromSeconds(int(time.time()) + 600)
+    segment = connection_pb2.PathSegment(name="bench", id=name, expires=expires)
+    mechanism = connection_pb2.Mechanism(cls="LOCAL", type=KERNEL)
+    mechanism.parameters.update({"inodeURL": f"file://{netns}", "name": f"nsm-{number}"})
+    return networkservice_pb2.NetworkServiceRequest(
+        connection=connection_pb2.Connection(
+            id=name,
+            network_service=SERVICE,
+            payload="ETHERNET",
+            context=connectioncontext_pb2.ConnectionContext(MTU=MTU_BYTES),
+            path=connection_pb2.Path(index=0, path_segments=[segment]),
+        ),
+        mechanism_preferences=[mechanism],
+    )
+
+
 @contextmanager
-def domain() -> Iterator[Domain]:
-    """Starts endpoint and forwarder and waits until both serve."""
-    with (
-        tempfile.TemporaryDirectory(prefix="bench-") as made,
-        network_namespaces(3) as (node, client, server),
-        program(
-            "endpoint",
-            {"NSM_NAME": "bench-endpoint", "NSM_SERVICE_NAMES": SERVICE, "NSM_CIDR_PREFIX": "10.66.0.0/16"},
-            scratch := Path(made),
-            server,
-        ) as endpoint,
-        program(
-            "forwarder",
-            {
-                "NSM_NAME": "bench-forwarder",
-                "NSM_NEXT_HOP": f"unix://{scratch / 'endpoint.sock'}",
-                "NSM_MECHANISM_PRIORITY": KERNEL,
-            },
-            scratch,
-            node,
-        ) as forwarder,
-    ):
+def domain(*, tree: Tree = THIS, datapath: str = "") -> Iterator[Domain]:
+    """Starts endpoint and forwarder and waits until both serve.
+
+    `datapath` is NSM_DATAPATH; empty for the forwarder's own choice.
+    """
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        node, client, server = stack.enter_context(network_namespaces(3))
+        settings = {"NSM_NAME": "bench-endpoint", "NSM_SERVICE_NAMES": SERVICE, "NSM_CIDR_PREFIX": "10.66.0.0/16"}
+        endpoint = stack.enter_context(program("endpoint", settings, scratch, server, tree=tree))
+        settings = {
+            "NSM_NAME": "bench-forwarder",
+            "NSM_NEXT_HOP": f"unix://{scratch / 'endpoint.sock'}",
+            "NSM_MECHANISM_PRIORITY": KERNEL,
+        } | ({"NSM_DATAPATH": datapath} if datapath else {})
+        forwarder = stack.enter_context(program("forwarder", settings, scratch, node, tree=tree))
         wait_serving(scratch / "endpoint.sock", endpoint, scratch / "endpoint.log")
         wait_serving(scratch / "forwarder.sock", forwarder, scratch / "forwarder.log")
-        with grpc.insecure_channel(f"unix://{scratch / 'forwarder.sock'}") as channel:
-            yield Domain(
-                scratch=scratch,
-                node=node,
-                client=client,
-                server=server,
-                forwarder=forwarder,
-                stub=networkservice_pb2_grpc.NetworkServiceStub(channel),
-            )
+        channel = stack.enter_context(grpc.insecure_channel(f"unix://{scratch / 'forwarder.sock'}"))
+        yield Domain(
+            scratch=scratch,
+            node=node,
+            client=client,
+            server=server,
+            forwarder=forwarder,
+            stub=networkservice_pb2_grpc.NetworkServiceStub(channel),
+        )

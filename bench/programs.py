@@ -1,8 +1,10 @@
 """Programs that a bench runs for as long as it needs them, and never longer."""
 
 import os
+import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 from bench.results import ROOT
 
 NICE = -19
+NATIVE = ROOT / "bench" / "native"
 BUILD = ROOT / "build" / "bench"
 
 
@@ -35,15 +38,22 @@ def first_in_line() -> Iterator[None]:
 
 
 def compiled(name: str) -> str:
-    """Compiles bench/NAME.c for this machine when it is newer than its program; returns the program."""
-    source, program = ROOT / "bench" / f"{name}.c", BUILD / name
-    header = ROOT / "bench" / "memif_peer.h"
-    newest = max(source.stat().st_mtime, header.stat().st_mtime)
+    """Compiles bench/native/NAME.c for this machine when it is newer than its program; returns the program."""
+    source, program = NATIVE / f"{name}.c", BUILD / name
+    newest = max(each.stat().st_mtime for each in (source, *NATIVE.glob("*.h")))
     if not program.exists() or program.stat().st_mtime < newest:
         BUILD.mkdir(parents=True, exist_ok=True)
         flags = ["-std=gnu11", "-O3", "-march=native", "-Wall", "-Wextra", "-pthread"]
         subprocess.run(["cc", *flags, str(source), "-o", str(program)], check=True)
     return str(program)
+
+
+def installed(name: str, package: str) -> str:
+    """Returns the path of a peer's program. Raises RuntimeError that names its package when it is missing."""
+    path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin")
+    if path is None:
+        raise RuntimeError(f"{name} is missing (Debian package {package})")
+    return path
 
 
 @contextmanager
@@ -55,17 +65,25 @@ def running(command: Sequence[str], log: Path, **options: object) -> Iterator[su
         try:
             yield process
         finally:
-            for sign in (signal.SIGCONT, signal.SIGTERM):
-                if process.poll() is None:
-                    os.kill(process.pid, sign)
+            end(process)
+
+
+def end(process: subprocess.Popen[str], patience_s: float = 10) -> None:
+    """Ends a program and closes our ends of its pipes: kindly, then for certain."""
+    for sign in (signal.SIGCONT, signal.SIGTERM):
+        if process.poll() is None:
+            os.kill(process.pid, sign)
+    try:
+        process.wait(patience_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for stream in (process.stdin, process.stdout):
+        if stream is not None and not stream.closed:
             try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            for stream in (process.stdin, process.stdout):
-                if stream is not None and not stream.closed:
-                    stream.close()
+                stream.close()
+            except BrokenPipeError:
+                continue  # it ended before it read what we wrote last
 
 
 def wait_line(process: subprocess.Popen[str], wanted: str, log: Path) -> str:
@@ -77,3 +95,58 @@ def wait_line(process: subprocess.Popen[str], wanted: str, log: Path) -> str:
     raise RuntimeError(
         f"{process.args}: ended with {process.wait()} before it said {wanted!r}\n{log.read_text()[-2000:]}"
     )
+
+
+class Driven:
+    """A program that takes one command a line and answers each by a line that starts with its first word."""
+
+    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
+        self.process, self._log = process, log
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
+
+    def tell(self, *words: object) -> None:
+        """Sends one command and does not wait."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(" ".join(map(str, words)) + "\n")
+        self.process.stdin.flush()
+
+    def answer(self, word: str) -> list[float]:
+        """Waits for the answer to a command and returns its numbers."""
+        return [float(word) for word in wait_line(self.process, word, self._log).split()[1:]]
+
+    def ask(self, *words: object) -> list[float]:
+        """Sends one command and returns the numbers of its answer."""
+        self.tell(*words)
+        return self.answer(str(words[0]))
+
+
+@contextmanager
+def driven(command: Sequence[str], log: Path, **options: object) -> Iterator[Driven]:
+    """Runs a program that takes commands."""
+    with running(command, log, **options) as process:
+        yield Driven(process, log)
+
+
+def cpu_s(pid: int) -> float:
+    """Returns the CPU time a process has had, all threads, to the nanosecond."""
+    # The kernel's clock of another process: clock_getcpuclockid(3), which Python does not have.
+    return time.clock_gettime(~pid << 3 | 2)
+
+
+def preemptions(pid: int) -> int:
+    """Returns how often a CPU was taken from the thread of a process that has had most of it."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    busiest = max(threads, key=lambda each: int((each / "schedstat").read_text().split()[0]))
+    lines = (busiest / "status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("nonvoluntary_ctxt_switches"))
+
+
+def status_kib(pid: int, *fields: str) -> list[int]:
+    """Returns fields of /proc/PID/status that are in KiB, such as RssAnon."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    told = dict(line.split(":", 1) for line in lines)
+    return [int(told[name].split()[0]) for name in fields]

@@ -10,18 +10,20 @@ import time
 from pathlib import Path
 
 from bench.domain import program, wait_serving
-from bench.results import Row, row
+from bench.results import Measured
+from bench.run import Run
+from bench.trees import Tree
 from tests.support.netns import network_namespace
 
-GOAL = "< 1 s"
+ALONE = "python -c 'import grpc.aio'"
 
 
-def serving_s() -> float:
+def serving_s(tree: Tree) -> float:
     """Starts a forwarder, waits until it serves, and ends it."""
     with tempfile.TemporaryDirectory(prefix="bench-") as made, network_namespace() as netns:
         scratch = Path(made)
         start = time.monotonic()
-        with program("forwarder", {"NSM_NEXT_HOP": "unix:///nowhere"}, scratch, netns) as process:
+        with program("forwarder", {"NSM_NEXT_HOP": "unix:///nowhere"}, scratch, netns, tree=tree) as process:
             wait_serving(scratch / "forwarder.sock", process, scratch / "forwarder.log")
             return time.monotonic() - start
 
@@ -33,13 +35,11 @@ def grpc_alone_s() -> float:
     return time.monotonic() - start
 
 
-def run(*, quick: bool) -> list[Row]:
-    """Alternates the two."""
-    rounds = 5 if quick else 15
-    ours, baseline = [], []
-    for _ in range(rounds):
-        baseline.append(grpc_alone_s())
-        ours.append(serving_s())
-    return [
-        row("start-to-serving", "s", ours, baseline="python -c 'import grpc.aio'", baseline_samples=baseline, goal=GOAL)
-    ]
+def run(run: Run) -> list[Measured]:
+    """Alternates all."""
+    samples: dict[str, list[float]] = {ALONE: []}
+    for _ in range(run.times(15, 5)):
+        samples[ALONE].append(grpc_alone_s())
+        for tree in run.trees:
+            samples.setdefault(tree.name, []).append(serving_s(tree))
+    return [Measured(id="startup", unit="s", samples=samples, baseline=ALONE)]

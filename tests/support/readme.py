@@ -6,6 +6,7 @@
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,13 @@ from forwarder import config
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 RESULTS = ROOT / "bench" / "results.json"
+NOT_MEASURED = "Not measured yet: `make bench`.\n"
+
+Row = dict[str, Any]
+"""One object of bench/results.json."""
 
 
-def render(document: str, results: dict[str, Any]) -> str:
+def render(document: str, results: Sequence[Row]) -> str:
     """Returns the document with every marked part as it should be."""
     document = config.write_tables(document)
     document = _between(document, "headline", headline(results))
@@ -32,44 +37,56 @@ def _between(document: str, name: str, text: str) -> str:
     )
 
 
-def headline(results: dict[str, Any]) -> str:
+def headline(results: Sequence[Row]) -> str:
     """The first number of the README: small frames from memif to memif beside testpmd."""
-    for regime in ("near", "far"):
-        for row in results.get("memif", {}).get("rows", ()):
-            if row["id"] == "memif-memif-64B-vs-testpmd" and row.get("regime") == regime:
-                return (
-                    f"**{row['value']:.3g} million frames of 64 bytes a second** from memif to memif on one core, "
-                    f"{row['ratio']:.2f} times dpdk-testpmd `io` in the same place ({row['baseline_value']:.3g}); "
-                    f"[how this was measured](bench/README.md).\n"
-                )
-    return "Not measured yet: `make bench`.\n"
+    rows = [row for row in results if row["id"] == "memif-memif-64" and row.get("direction") == "one way"]
+    for row in sorted(rows, key=lambda row: row["regime"] != "near"):
+        return (
+            f"**{row['ours']:.3g} million frames of 64 bytes a second** from memif to memif on one core, "
+            f"{row['ratio']:.2f} times {row['baseline_name']} in the same place ({row['baseline']:.3g}); "
+            f"[how this was measured](bench/README.md).\n"
+        )
+    return NOT_MEASURED
 
 
-def numbers(results: dict[str, Any]) -> str:
+def numbers(results: Sequence[Row]) -> str:
     """All numbers as a table, and below it the machines and commits they come from."""
     if not results:
-        return "Not measured yet: `make bench`.\n"
-    lines = ["| what | median | quartiles | compared with | ratio | goal |", "| --- | --- | --- | --- | --- | --- |"]
-    sources = []
-    for name, bench in results.items():
-        for row in bench["rows"]:
-            what = row["id"] + (f" ({row['regime']})" if row.get("regime") else "")
-            baseline = f"{row['baseline']}: {row['baseline_value']:g}" if "baseline_value" in row else ""
-            lines.append(
-                f"| {what} | {row['value']:g} {row['unit']} | {row['spread'][0]:g} to {row['spread'][1]:g} "
-                f"| {baseline} | {row.get('ratio', '')} | {row.get('goal', '')} |"
-            )
-        machine = bench["machine"]
-        sources.append(
-            f"{name}: {bench['measured'][:10]}, commit {bench['commit']}, {bench['mode']}, {machine['cpu']}, "
-            f"Linux {machine['kernel']}, Python {machine['python']}."
+        return NOT_MEASURED
+    lines = [
+        "| what | median | quartiles | compared with | ratio | at least | holds |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    sources: dict[str, list[str]] = {}
+    for row in results:
+        which = ", ".join(row[name] for name in ("direction", "regime") if row.get(name))
+        what = f"`{row['id']}`" + (f" ({which})" if which else "")
+        baseline = f"{row['baseline_name']}: {row['baseline']:g}" if row["baseline"] is not None else ""
+        ratio = f"{row['ratio']:g}" if row["ratio"] is not None else ""
+        lines.append(
+            f"| {what} | {row['ours']:g} {row['unit']} | {row['spread'][0]:g} to {row['spread'][1]:g} "
+            f"| {baseline} | {ratio} | {_limit(row)} | {'yes' if row['holds'] else 'no'} |"
         )
-    return "\n".join([*lines, "", *(f"- {source}" for source in sources)]) + "\n"
+        source = f"{row['measured'][:10]}, commit {row['commit']}, {row['mode']} run, {row['machine']}"
+        ids = sources.setdefault(source, [])
+        if row["id"] not in ids:
+            ids.append(row["id"])
+    told = [f"- {source}: {', '.join(ids)}." for source, ids in sources.items()]
+    return "\n".join([*lines, "", *told]) + "\n"
+
+
+def _limit(row: Row) -> str:
+    """Says the limit, with what was reached beside every further field that it names."""
+    parts = [
+        part if (name := part.split()[0]) in ("ours", "ratio") else f"{part} ({row[name]:g})"
+        for part in row["at_least"].split(", ")
+    ]
+    return ", ".join(parts)
 
 
 def main() -> int:
     """Writes or compares."""
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     text = README.read_text()
     wanted = render(text, results)
     if "--write" in sys.argv[1:]:

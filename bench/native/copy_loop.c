@@ -75,7 +75,7 @@ int main(int argc, char **argv)
     if (argc != 4) { fprintf(stderr, "usage: copy_loop CPU SOCKET SOCKET\n"); return 2; }
     pin(atoi(argv[1]));
     int listeners[2] = { peer_listen(argv[2]), peer_listen(argv[3]) };
-    peer_t *a = peer_accept(listeners[0]), *b = peer_accept(listeners[1]);
+    peer_t *a = peer_accept(listeners[0], 1), *b = peer_accept(listeners[1], 1);
     for (uint32_t turn = 0;; turn++) {
         forward(a, b);
         forward(b, a);

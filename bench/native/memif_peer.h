@@ -239,8 +239,8 @@ __attribute__((unused)) static int peer_listen(const char *path)
     return listener;
 }
 
-/* Accepts one client and maps what it brings. */
-__attribute__((unused)) static peer_t *peer_accept(int listener)
+/* Accepts one client and maps what it brings; `populate` touches its pages now. */
+__attribute__((unused)) static peer_t *peer_accept(int listener, int populate)
 {
     peer_t *peer = calloc(1, sizeof *peer);
     uint8_t message[MESSAGE_BYTES], ack[MESSAGE_BYTES];
@@ -262,7 +262,8 @@ __attribute__((unused)) static peer_t *peer_accept(int listener)
         if (type == MSG_CONNECT) break;
         if (type == MSG_ADD_REGION) {
             uint64_t bytes = GET(message, 4, uint64_t);
-            uint8_t *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, descriptor, 0);
+            int flags = MAP_SHARED | (populate ? MAP_POPULATE : 0);
+            uint8_t *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, descriptor, 0);
             if (base == MAP_FAILED || peer->n_regions == REGIONS) die("mapping a region of %lu bytes", bytes);
             peer->regions[peer->n_regions++] = (region_t){ base, bytes };
             close(descriptor);
@@ -284,6 +285,16 @@ __attribute__((unused)) static peer_t *peer_accept(int listener)
     strcpy((char *)message + 2, "bench");
     send_message(peer->control, message, -1);
     return peer;
+}
+
+/* Goes away without a word, as a program that dies does. */
+__attribute__((unused)) static void peer_close(peer_t *peer)
+{
+    close(peer->control);
+    close(peer->s2m_event);
+    close(peer->m2s_event);
+    for (uint32_t i = 0; i < peer->n_regions; i++) munmap(peer->regions[i].base, peer->regions[i].bytes);
+    free(peer);
 }
 
 #endif
