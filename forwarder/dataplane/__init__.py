@@ -10,6 +10,7 @@ from forwarder.dataplane.spec import KernelPortSpec, MemifPortSpec, Mode, Offloa
 from forwarder.dataplane.statistics import (
     DataplaneStatistics,
     FlowStatistics,
+    Histogram,
     PortStatistics,
     VwireStatistics,
     WorkerStatistics,
@@ -22,6 +23,7 @@ __all__ = [
     "Dataplane",
     "DataplaneStatistics",
     "FlowStatistics",
+    "Histogram",
     "KernelPortSpec",
     "MemifPortSpec",
     "Mode",

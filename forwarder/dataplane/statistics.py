@@ -1,7 +1,35 @@
 """What the data plane has counted, as plain values. All counts grow from the start and are never reset."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """How often values came, in buckets."""
+
+    counts: Mapping[int, int] = field(default_factory=dict)
+    """By the largest value of a bucket, rising; buckets without any are left out."""
+
+    @property
+    def total(self) -> int:
+        """How many there are."""
+        return sum(self.counts.values())
+
+    def percentile(self, percent: float) -> int | None:
+        """Returns the smallest bucket's largest value that `percent` of all do not exceed; None if there are none."""
+        wanted = self.total * percent / 100
+        reached = 0
+        for value, count in self.counts.items():
+            reached += count
+            if reached >= wanted:
+                return value
+        return None
+
+    def since(self, earlier: "Histogram") -> "Histogram":
+        """Returns what has come since an earlier snapshot."""
+        new = {value: count - earlier.counts.get(value, 0) for value, count in self.counts.items()}
+        return Histogram({value: count for value, count in new.items() if count > 0})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +49,14 @@ class FlowStatistics:
     """How many groups they came in."""
     drops: Mapping[str, int]
     """Frames that were not sent, by reason; reasons without any are left out."""
+    busy_ns: int = 0
+    """The worker's time for this direction."""
+    residence_ns: Histogram = field(default_factory=Histogram)
+    """How long bursts stayed with us, from the poll that found them to their publication at the other
+    port, in nanoseconds to an eighth of an octave; an upper bound. Under load one burst in eight is
+    timed and stands for the others."""
+    burst_frames: Histogram = field(default_factory=Histogram)
+    """How many frames came at once, by powers of two."""
 
     @property
     def dropped_frames(self) -> int:
@@ -59,6 +95,9 @@ class WorkerStatistics:
     """How many vWires its plan has."""
     turns: int
     """Passes over the active vWires."""
+    busy_ns: int
+    """Time of the turns that moved frames. Its growth between two snapshots, by the time between them, is the
+    worker's load."""
     sleeps: int
     """How often it had nothing active and waited."""
     wakes: int

@@ -7,6 +7,16 @@ cdef extern from "cacheline.h" nogil:
     void *cacheline_calloc(size_t size)
     void *cacheline_alloc(size_t size)
 
+cdef extern from "<sys/mman.h>" nogil:
+    enum:
+        PROT_READ
+        PROT_WRITE
+        MAP_PRIVATE
+        MAP_ANONYMOUS
+    void *MAP_FAILED
+    void *mmap(void *address, size_t size, int protection, int flags, int fd, long offset)
+    int munmap(void *address, size_t size)
+
 cdef int64_t live[<int>ALLOCATIONS]
 
 _NAMES = {
@@ -18,6 +28,7 @@ _NAMES = {
     ALLOCATED_MEMIF_SESSION: "memif session",
     ALLOCATED_MEMIF_MAPPING: "memif mapping",
     ALLOCATED_PACKET_PORT: "packet port",
+    ALLOCATED_MEASURE: "measurements",
 }
 
 
@@ -35,6 +46,20 @@ cdef void *allocate_untouched(allocation_t kind, size_t size) except NULL:
         raise MemoryError(f"{size} bytes for a {_NAMES[kind]}")
     live[<int>kind] += 1
     return memory
+
+
+cdef void *allocate_pages(allocation_t kind, size_t size) except NULL:
+    cdef void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    if memory == MAP_FAILED:
+        raise MemoryError(f"{size} bytes for a {_NAMES[kind]}")
+    live[<int>kind] += 1
+    return memory
+
+
+cdef void release_pages(allocation_t kind, void *memory, size_t size) noexcept:
+    if memory != NULL:
+        live[<int>kind] -= 1
+        munmap(memory, size)
 
 
 cdef void release(allocation_t kind, void *memory) noexcept:

@@ -2,6 +2,8 @@
 
 from libc.stdint cimport uint64_t
 
+from forwarder.dataplane.measure cimport measure_t
+
 # Why a frame that was received did not leave. Names and sentences: counters.pyx.
 cdef enum drop_reason_t:
     DROP_NO_ROOM
@@ -28,5 +30,5 @@ cdef struct flow_t:
     uint64_t bursts
     uint64_t drops[DROP_REASONS]
 
-# A FlowStatistics of what `flow` holds now.
-cdef object flow_snapshot(const flow_t *flow)
+# A FlowStatistics of what `flow` holds now, and `measure`, which may be NULL.
+cdef object flow_snapshot(const flow_t *flow, const measure_t *measure)

@@ -1,6 +1,7 @@
 """The words for what is counted, and snapshots of it for Python."""
 
 from forwarder.dataplane.atomics cimport load_relaxed64
+from forwarder.dataplane.measure cimport residence_snapshot, size_snapshot
 
 from forwarder.dataplane.statistics import FlowStatistics
 
@@ -33,7 +34,7 @@ def drop_name(int reason):
     return _NAMES[reason]
 
 
-cdef object flow_snapshot(const flow_t *flow):
+cdef object flow_snapshot(const flow_t *flow, const measure_t *measure):
     """Reads one direction's counters one by one; they may move meanwhile, each only upwards."""
     cdef int k
     drops = {}
@@ -43,6 +44,11 @@ cdef object flow_snapshot(const flow_t *flow):
             drops[_NAMES[k]] = count
     out_frames = load_relaxed64(&flow.out_frames)
     out_bytes = load_relaxed64(&flow.out_bytes)
+    measured = {}
+    if measure != NULL:
+        measured["busy_ns"] = load_relaxed64(&measure.busy_ns)
+        measured["residence_ns"] = residence_snapshot(measure)
+        measured["burst_frames"] = size_snapshot(measure)
     return FlowStatistics(
         in_frames=load_relaxed64(&flow.in_frames),
         in_bytes=load_relaxed64(&flow.in_bytes),
@@ -50,4 +56,5 @@ cdef object flow_snapshot(const flow_t *flow):
         out_bytes=out_bytes,
         bursts=load_relaxed64(&flow.bursts),
         drops=drops,
+        **measured,
     )

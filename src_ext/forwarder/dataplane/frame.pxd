@@ -1,6 +1,6 @@
 """Frames as ports lend them, a burst at a time."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
     BURST_FRAMES = 64       # most frames in one burst
@@ -55,6 +55,8 @@ cdef enum:
     POOL_BYTES = 65 * 66048     # (BURST_FRAMES + 1) * POOL_SLOT_BYTES
 
 cdef struct burst_t:
+    uint64_t now                # the clock as last read, in nanoseconds
+    bint timed                  # the clock is read after each burst of this turn
     uint32_t most               # how many frames a source may take that cannot hold them (PORT_QUEUES)
     bint waiting                # set by such a source: `most` is 0, and there are frames
     uint32_t n_frames

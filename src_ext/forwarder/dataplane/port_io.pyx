@@ -219,7 +219,7 @@ cdef class PortIO:
 
         What was read went out to the caller; what was written came in from the caller.
         """
-        return flow_snapshot(&self.received), flow_snapshot(&self.sent)
+        return flow_snapshot(&self.received, NULL), flow_snapshot(&self.sent, NULL)
 
     cdef check_open(self):
         if self.epoll_fd < 0:

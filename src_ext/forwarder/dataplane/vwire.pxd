@@ -4,6 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from forwarder.dataplane.counters cimport flow_t
 from forwarder.dataplane.frame cimport burst_t
+from forwarder.dataplane.measure cimport measure_t
 from forwarder.dataplane.port cimport Port, port_t
 
 # What a turn did.
@@ -17,6 +18,7 @@ cdef struct lane_t:
     port_t *sink
     uint64_t stalled_since_ns   # when the sink stopped taking frames that the source holds; 0: it takes them
     flow_t flow
+    measure_t *measure          # owned by the Vwire, both directions' in one piece
 
 cdef struct vwire_t:
     lane_t a_to_b

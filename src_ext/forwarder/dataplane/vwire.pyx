@@ -1,8 +1,17 @@
 """One vWire: receive a burst from A, give it to B; then B to A."""
 
-from forwarder.dataplane.allocation cimport ALLOCATED_VWIRE, allocate, release
+from forwarder.dataplane.allocation cimport (
+    ALLOCATED_MEASURE,
+    ALLOCATED_VWIRE,
+    allocate,
+    allocate_pages,
+    release,
+    release_pages,
+)
 from forwarder.dataplane.counters cimport DROP_NO_ROOM, flow_snapshot, flow_t
+from forwarder.dataplane.event cimport now_ns
 from forwarder.dataplane.frame cimport BURST_FRAMES, burst_t
+from forwarder.dataplane.measure cimport measure_residence, measure_size, measure_t
 from forwarder.dataplane.port cimport PORT_HOLDS, PORT_QUEUES, Port, port_t
 
 from forwarder.dataplane.statistics import VwireStatistics
@@ -24,6 +33,7 @@ cdef uint32_t lane_turn(lane_t *lane, burst_t *burst, uint64_t now, uint64_t sta
     cdef flow_t *flow = &lane.flow
     cdef uint64_t received_before = flow.in_frames
     cdef uint64_t n_bytes = 0
+    cdef uint64_t done
     cdef uint32_t n, taken, gone, i
     cdef uint32_t did = 0
     cdef bint queues = (source.flags & PORT_QUEUES) != 0
@@ -57,8 +67,14 @@ cdef uint32_t lane_turn(lane_t *lane, burst_t *burst, uint64_t now, uint64_t sta
     flow.in_frames += gone
     flow.in_bytes += n_bytes
     flow.drops[<int>DROP_NO_ROOM] += gone - taken
-    flow.bursts += 1
     source.rx_release(source, burst, gone)
+    if gone:
+        flow.bursts += 1
+        measure_size(lane.measure, gone)
+        if burst.timed:
+            done = now_ns()
+            measure_residence(lane.measure, done - burst.now, flow.bursts)
+            burst.now = done
     if flow.in_frames != received_before:
         did |= TURN_WORKED
     return did
@@ -79,8 +95,12 @@ cdef class Vwire:
         self.name = name
         self.c.a_to_b.source = self.c.b_to_a.sink = a.c
         self.c.a_to_b.sink = self.c.b_to_a.source = b.c
+        self.c.a_to_b.measure = <measure_t *>allocate_pages(ALLOCATED_MEASURE, 2 * sizeof(measure_t))
+        self.c.b_to_a.measure = self.c.a_to_b.measure + 1
 
     def __dealloc__(self):
+        if self.c != NULL:
+            release_pages(ALLOCATED_MEASURE, self.c.a_to_b.measure, 2 * sizeof(measure_t))
         release(ALLOCATED_VWIRE, self.c)
 
     def __repr__(self):
@@ -90,8 +110,8 @@ cdef class Vwire:
         """Returns a snapshot of both directions' counters, taken while frames may flow."""
         return VwireStatistics(
             name=self.name,
-            a_to_b=flow_snapshot(&self.c.a_to_b.flow),
-            b_to_a=flow_snapshot(&self.c.b_to_a.flow),
+            a_to_b=flow_snapshot(&self.c.a_to_b.flow, self.c.a_to_b.measure),
+            b_to_a=flow_snapshot(&self.c.b_to_a.flow, self.c.b_to_a.measure),
         )
 
     def refresh(self):

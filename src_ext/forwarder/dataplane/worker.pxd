@@ -37,6 +37,7 @@ cdef struct worker_t:
     uint64_t adopted        # generation of the last change that is in force
     uint64_t faults         # ports that were found dead
     uint64_t turns
+    uint64_t busy_ns            # time of the turns that moved frames
     uint64_t sleeps
     uint64_t wakes
     uint64_t looks

@@ -56,6 +56,7 @@ from forwarder.dataplane.event cimport (
     timespec,
 )
 from forwarder.dataplane.frame cimport POOL_BYTES
+from forwarder.dataplane.measure cimport TIMED_TURNS
 from forwarder.dataplane.port cimport PORT_DEAD, PORT_EDGE, PORT_UNFENCED, port_t
 from forwarder.dataplane.vwire cimport TURN_STALLED, TURN_WORKED, Vwire, vwire_turn, vwire_t
 
@@ -329,19 +330,25 @@ cdef void run(worker_t *self) noexcept nogil:
     cdef vwire_t *wire
     cdef vwire_t *next_wire
     cdef uint64_t now
+    cdef uint64_t before = 0
     cdef uint32_t did
     cdef bint eager, stalled
+    cdef bint worked = False
     while not load_acquire32(&self.stop):
         now = now_ns()
         if load_acquire_ptr(&self.pending) != NULL:
             adopt(self, now)
-        eager = stalled = False
+        if worked:
+            self.busy_ns += now - before
+        before = self.burst.now = now
+        self.burst.timed = not worked or self.turns % TIMED_TURNS == 0
+        eager = stalled = worked = False
         wire = self.active
         while wire != NULL:
             next_wire = wire.next
             did = vwire_turn(wire, self.burst, now, self.stall_limit_ns)
             if did & TURN_WORKED:
-                eager = True
+                eager = worked = True
                 wire.last_work_ns = now
             elif now - wire.last_work_ns < self.poll_window_ns:
                 eager = True
@@ -604,6 +611,7 @@ cdef class Worker:
         return WorkerStatistics(
             vwires=len(self.wires),
             turns=load_relaxed64(&self.c.turns),
+            busy_ns=load_relaxed64(&self.c.busy_ns),
             sleeps=load_relaxed64(&self.c.sleeps),
             wakes=load_relaxed64(&self.c.wakes),
             looks=load_relaxed64(&self.c.looks),

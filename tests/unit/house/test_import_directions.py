@@ -14,7 +14,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("vwire",),
     ("af_packet", "memif"),
     ("port", "offload", "packet_ring", "memif_abi"),
-    ("counters", "ring", "frame", "checksum", "vlan", "allocation", "event"),
+    ("counters", "ring", "frame", "checksum", "vlan", "allocation", "event", "measure"),
     ("atomics", "linux"),
 )
 KINDS = LEVELS[2]
