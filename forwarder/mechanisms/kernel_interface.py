@@ -31,8 +31,8 @@ from forwarder.netlink import Channel, address, ingress, link, neighbour, route,
 from forwarder.netlink.address import IpInterface
 from forwarder.netlink.link import Link, VethEnd
 from forwarder.netlink.link_remover import LinkRemover
-from forwarder.netlink.message import Message, Request
 from forwarder.netlink.neighbour import Neighbour
+from forwarder.netlink.request import Message, Request
 from forwarder.netlink.route import MAIN_TABLE
 from forwarder.netns import Netns
 
@@ -98,7 +98,7 @@ class KernelInterface:
         with self._open_pod(wanted.inode_url) as pod, Channel() as ours:
             pod.enter()
             with Channel(pod.label) as theirs:
-                found = link.parse_all(theirs.execute([link.get(self._their_index)])[0])
+                found = link.parse_all(theirs.ask(link.get(self._their_index)))
                 if not found or found[0].mac != self.their_mac:
                     raise NetlinkError(f"interface {wanted.name} has left {pod.label}", errno=errno.ENODEV)
                 self.wanted = wanted
@@ -119,10 +119,9 @@ class KernelInterface:
         return pod
 
     def _make_room(self, theirs: Channel) -> None:
-        answer = theirs.execute([link.list_all()])[0]
         # a host's namespace may have hundreds of links: only those that can matter are decoded
-        marks = (self.wanted.alias.encode(), self.wanted.name.encode())
-        for each in link.parse_all(one for one in answer if any(mark in one.body for mark in marks)):
+        request = dataclasses.replace(link.list_all(), only=(self.wanted.alias.encode(), self.wanted.name.encode()))
+        for each in link.parse_all(theirs.ask(request)):
             if each.alias == self.wanted.alias:
                 log.info("deleting link %s (%s), left over in the pod's namespace", each.name, each.alias)
                 theirs.execute([link.delete(each.index)])
@@ -137,31 +136,30 @@ class KernelInterface:
         wanted = self.wanted
         end = VethEnd(name=self.our_name, mac=self.our_mac, mtu_bytes=wanted.mtu_bytes)
         their_end = VethEnd(name=wanted.name, mac=self.their_mac, mtu_bytes=wanted.mtu_bytes)
-        answers = ours.execute(
+        ours.execute(
             [
                 link.create_veth(end, their_end, pod.fileno()),
                 link.set_alias(self.our_name, wanted.peer_alias),
                 link.no_ipv6_address(self.our_name),
-                link.get(self.our_name),
             ]
         )
-        (made,) = link.parse_all(answers[3])
-        self.our_index, self._their_index = made.index, made.peer_index
+        self.our_index = link.index_of(self.our_name)
         try:
             sysctl.write(f"ipv6/conf/{self.our_name}/disable_ipv6", "1")
         except NetlinkError as error:
             # no address is made up even so; what is left is a report of multicast membership
             log.debug("%s", error)
-        requests = [link.set_flags(made.index, on=link.IFF_UP | link.IFF_NOARP)]
+        requests = [link.set_flags(self.our_index, on=link.IFF_UP | link.IFF_NOARP)]
         try:
-            requests = self._tools.drop_filter.attach(made.index) + requests
+            requests = self._tools.drop_filter.attach(self.our_index) + requests
             ours.execute(requests)
         except NetlinkError as error:
             log.warning("frames for %s will reach our own network stack too: %s", self.our_name, error)
             ours.execute(requests[-1:])
 
     def _set_up(self, theirs: Channel) -> None:
-        wanted, index = self.wanted, self._their_index
+        wanted = self.wanted
+        index = self._their_index = link.index_of(wanted.name)
         self._write_settings()
         theirs.execute(
             [
@@ -208,10 +206,8 @@ class KernelInterface:
 
     def _current_addresses(self, theirs: Channel) -> list[IpInterface]:
         """Returns the addresses of global scope: those that the kernel made for the link are not ours to judge."""
-        answer = theirs.execute([address.list_of(self._their_index)])[0]
-        return [
-            one.interface for one in address.parse_all(answer, self._their_index) if one.scope == address.SCOPE_GLOBAL
-        ]
+        found = address.parse_all(theirs.ask(address.list_of(self._their_index)))
+        return [one.interface for one in found if one.scope == address.SCOPE_GLOBAL]
 
     def _check_addresses(self, theirs: Channel) -> None:
         """Returns when the IPv6 addresses can be used.
@@ -222,10 +218,8 @@ class KernelInterface:
         if not any(one.version == 6 for one in self.wanted.addresses):
             return
         for attempt in range(_ADDRESS_ATTEMPTS):
-            answer = theirs.execute([address.list_of(self._their_index)])[0]
-            wanted = [
-                one for one in address.parse_all(answer, self._their_index) if one.interface in self.wanted.addresses
-            ]
+            found = address.parse_all(theirs.ask(address.list_of(self._their_index)))
+            wanted = [one for one in found if one.interface in self.wanted.addresses]
             if not any(one.tentative or one.duplicate for one in wanted):
                 return
             time.sleep(0.001 * 2**attempt)
@@ -243,8 +237,8 @@ class KernelInterface:
 
     def _refresh_neighbours(self, theirs: Channel) -> None:
         index = self._their_index
-        answer = theirs.execute([neighbour.list_of(index)])[0]
-        steps = neighbour.changes(self._neighbours(), neighbour.parse_ours(answer, index))
+        current = neighbour.parse_ours(theirs.ask(neighbour.list_of(index)))
+        steps = neighbour.changes(self._neighbours(), current)
         theirs.execute([neighbour.put(index, one) for one in steps.put])
         theirs.execute([neighbour.remove(index, ip) for ip in steps.remove])
 

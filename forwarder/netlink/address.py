@@ -5,45 +5,22 @@ Source: rtnetlink(7), linux/if_addr.h, net/ipv4/devinet.c, net/ipv6/addrconf.c.
 
 import errno
 import ipaddress
-import struct
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from pyroute2.netlink.rtnl import RTM_DELADDR, RTM_GETADDR, RTM_NEWADDR
+from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_DADFAILED, IFA_F_NODAD, IFA_F_TENTATIVE
+
 from forwarder.netlink.mark import PROTOCOL
-from forwarder.netlink.message import (
-    NLM_F_CREATE,
-    NLM_F_DUMP,
-    NLM_F_EXCL,
-    Message,
-    Request,
-    attribute,
-    parse_attributes,
-    u8,
-    u32,
-)
+from forwarder.netlink.request import DUMP, EXCLUSIVE, Attributes, Message, Request
 
 IpInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 """An address with the length of its prefix; the host's bits are kept."""
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-RTM_NEWADDR: Final = 20
-RTM_DELADDR: Final = 21
-RTM_GETADDR: Final = 22
-
 SCOPE_GLOBAL: Final = 0
-
-_IFA_ADDRESS: Final = 1
-_IFA_LOCAL: Final = 2
-_IFA_FLAGS: Final = 8
-_IFA_PROTO: Final = 11
-_IFA_F_NODAD: Final = 0x02
-_IFA_F_DADFAILED: Final = 0x08
-_IFA_F_TENTATIVE: Final = 0x40
-
-_AF_INET: Final = 2
-_AF_INET6: Final = 10
-_FIXED: Final = struct.Struct("=BBBBI")  # struct ifaddrmsg: family, prefix length, flags, scope, index
 
 _EXISTS: Final = frozenset({errno.EEXIST})
 _GONE: Final = frozenset({errno.EADDRNOTAVAIL, errno.ENODEV})
@@ -91,12 +68,14 @@ def add(index: int, interface: IpInterface) -> Request:
 
     An IPv6 address is usable at once: nobody else is on the link, so nobody is asked.
     """
-    flags = _IFA_F_NODAD if interface.version == 6 else 0
-    body = _body(index, interface, flags) + u8(_IFA_PROTO, PROTOCOL) + (u32(_IFA_FLAGS, flags) if flags else b"")
+    attributes: Attributes = (*_attributes(interface), ("IFA_PROTO", PROTOCOL))
+    if interface.version == 6:
+        attributes += (("IFA_FLAGS", IFA_F_NODAD),)
     return Request(
         type=RTM_NEWADDR,
-        flags=NLM_F_CREATE | NLM_F_EXCL,
-        body=body,
+        flags=EXCLUSIVE,
+        fields=_fields(index, interface),
+        attributes=attributes,
         what=f"add address {interface} to link {index}",
         tolerate=_EXISTS,
     )
@@ -104,44 +83,42 @@ def add(index: int, interface: IpInterface) -> Request:
 
 def remove(index: int, interface: IpInterface) -> Request:
     """Takes an address away; one that is gone already is fine."""
-    what = f"remove address {interface} from link {index}"
-    return Request(type=RTM_DELADDR, flags=0, body=_body(index, interface, 0), what=what, tolerate=_GONE)
+    return Request(
+        type=RTM_DELADDR,
+        fields=_fields(index, interface),
+        attributes=_attributes(interface),
+        what=f"remove address {interface} from link {index}",
+        tolerate=_GONE,
+    )
 
 
 def list_of(index: int) -> Request:
     """Asks for the addresses of one link."""
-    body = _FIXED.pack(0, 0, 0, 0, index)
-    return Request(type=RTM_GETADDR, flags=NLM_F_DUMP, body=body, what=f"list the addresses of link {index}")
+    return Request(type=RTM_GETADDR, flags=DUMP, fields={"index": index}, what=f"list the addresses of link {index}")
 
 
-def parse_all(messages: Iterable[Message], index: int) -> list[Address]:
-    """Decodes the answer of `list_of`; kernels that do not filter are filtered here."""
-    return [
-        found
-        for message in messages
-        if message.type == RTM_NEWADDR and (found := _parse(message)) is not None and found.index == index
-    ]
+def parse_all(messages: Iterable[Message]) -> list[Address]:
+    """Reads the answer of `list_of`."""
+    found = []
+    for message in messages:
+        ip = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+        flags = message.get_attr("IFA_FLAGS", message["flags"])
+        found.append(
+            Address(
+                index=message["index"],
+                interface=ipaddress.ip_interface(f"{ip}/{message['prefixlen']}"),
+                scope=message["scope"],
+                tentative=bool(flags & IFA_F_TENTATIVE),
+                duplicate=bool(flags & IFA_F_DADFAILED),
+            )
+        )
+    return found
 
 
-def _parse(message: Message) -> Address | None:
-    family, prefix, flags, scope, index = _FIXED.unpack_from(message.body)
-    found = parse_attributes(message.body, _FIXED.size)
-    packed = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS)
-    if packed is None or family not in (_AF_INET, _AF_INET6):
-        return None
-    if _IFA_FLAGS in found:
-        (flags,) = struct.unpack("=I", found[_IFA_FLAGS])
-    return Address(
-        index=index,
-        interface=ipaddress.ip_interface((ipaddress.ip_address(packed), prefix)),
-        scope=scope,
-        tentative=bool(flags & _IFA_F_TENTATIVE),
-        duplicate=bool(flags & _IFA_F_DADFAILED),
-    )
+def _fields(index: int, interface: IpInterface) -> dict[str, int]:
+    family = socket.AF_INET if interface.version == 4 else socket.AF_INET6
+    return {"family": family, "prefixlen": interface.network.prefixlen, "index": index}
 
 
-def _body(index: int, interface: IpInterface, flags: int) -> bytes:
-    family = _AF_INET if interface.version == 4 else _AF_INET6
-    packed = interface.ip.packed
-    fixed = _FIXED.pack(family, interface.network.prefixlen, flags, SCOPE_GLOBAL, index)
-    return fixed + attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed)
+def _attributes(interface: IpInterface) -> Attributes:
+    return (("IFA_LOCAL", str(interface.ip)), ("IFA_ADDRESS", str(interface.ip)))

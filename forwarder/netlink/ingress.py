@@ -2,7 +2,8 @@
 
 Packet sockets look at a frame before the filter does, so a frame that the data plane takes from
 a link is taken by nobody else: no answer to ARP or ping, no broadcast reaching a program here.
-The filter is an eBPF program of two instructions, loaded once and shared by all links.
+The filter is an eBPF program of two instructions, loaded once and shared by all links: that is done
+here, for pyroute2 attaches programs and loads none.
 
 Source: tc-bpf(8), bpf(2), linux/pkt_sched.h, linux/pkt_cls.h; net/core/dev.c runs taps before tc.
 """
@@ -11,28 +12,21 @@ import ctypes
 import errno
 import os
 import platform
+import socket
 import struct
 import threading
 from typing import Final
 
+from pyroute2.netlink.rtnl import RTM_NEWQDISC, RTM_NEWTFILTER, TC_H_CLSACT
+
 from forwarder.errors import NetlinkError
-from forwarder.netlink.message import NLM_F_CREATE, NLM_F_EXCL, Request, nested, text, u32
+from forwarder.netlink.request import EXCLUSIVE, Request
 
-_RTM_NEWQDISC: Final = 36
-_RTM_NEWTFILTER: Final = 44
-
-_TCA_KIND: Final = 1
-_TCA_OPTIONS: Final = 2
-_TCA_BPF_FD: Final = 6
-_TCA_BPF_NAME: Final = 7
-_TCA_BPF_FLAGS: Final = 8
-_TCA_BPF_FLAG_ACT_DIRECT: Final = 1
-_TC_H_CLSACT: Final = 0xFFFFFFF1
-_TC_H_INGRESS_FILTERS: Final = 0xFFFFFFF2
+_DIRECT_ACTION: Final = 1
+_INGRESS_FILTERS: Final = 0xFFFFFFF2
 _CLSACT_HANDLE: Final = 0xFFFF0000
 _PRIORITY: Final = 1
 _ETH_P_ALL: Final = 0x0003
-_FIXED: Final = struct.Struct("=BxxxiIII")  # struct tcmsg: family, index, handle, parent, info
 
 _BPF_PROG_LOAD: Final = 5
 _BPF_PROG_TYPE_SCHED_CLS: Final = 3
@@ -61,23 +55,37 @@ class DropFilter:
         with self._lock:
             if self._fd < 0:
                 self._fd = _load()
-        qdisc = _FIXED.pack(0, index, _CLSACT_HANDLE, _TC_H_CLSACT, 0) + text(_TCA_KIND, "clsact")
-        protocol = struct.unpack("=H", struct.pack("!H", _ETH_P_ALL))[0]
-        program = (
-            _FIXED.pack(0, index, 1, _TC_H_INGRESS_FILTERS, _PRIORITY << 16 | protocol)
-            + text(_TCA_KIND, "bpf")
-            + nested(
-                _TCA_OPTIONS,
-                u32(_TCA_BPF_FD, self._fd),
-                text(_TCA_BPF_NAME, "drop"),
-                u32(_TCA_BPF_FLAGS, _TCA_BPF_FLAG_ACT_DIRECT),
-            )
-        )
-        flags = NLM_F_CREATE | NLM_F_EXCL
         what = f"drop what arrives on link {index}"
         return [
-            Request(type=_RTM_NEWQDISC, flags=flags, body=qdisc, what=f"{what} (add clsact)"),
-            Request(type=_RTM_NEWTFILTER, flags=flags, body=program, what=f"{what} (add filter)"),
+            Request(
+                type=RTM_NEWQDISC,
+                flags=EXCLUSIVE,
+                fields={"index": index, "handle": _CLSACT_HANDLE, "parent": TC_H_CLSACT},
+                attributes=(("TCA_KIND", "clsact"),),
+                what=f"{what} (add clsact)",
+            ),
+            Request(
+                type=RTM_NEWTFILTER,
+                flags=EXCLUSIVE,
+                fields={
+                    "index": index,
+                    "handle": 1,
+                    "parent": _INGRESS_FILTERS,
+                    "info": _PRIORITY << 16 | socket.htons(_ETH_P_ALL),
+                },
+                attributes=(
+                    ("TCA_KIND", "bpf"),
+                    (
+                        "TCA_OPTIONS",
+                        (
+                            ("TCA_BPF_FD", self._fd),
+                            ("TCA_BPF_NAME", "drop"),
+                            ("TCA_BPF_FLAGS", _DIRECT_ACTION),
+                        ),
+                    ),
+                ),
+                what=f"{what} (add filter)",
+            ),
         ]
 
     def close(self) -> None:

@@ -8,62 +8,25 @@ Source: rtnetlink(7), linux/if_link.h, linux/veth.h, net/core/rtnetlink.c.
 import dataclasses
 import errno
 import os
-import struct
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from forwarder.netlink.message import (
-    NLM_F_CREATE,
-    NLM_F_DUMP,
-    NLM_F_EXCL,
-    Message,
-    Request,
-    attribute,
-    nested,
-    parse_attributes,
-    parse_text,
-    text,
-    u8,
-    u32,
-)
+from pyroute2.netlink.rtnl import RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK
+from pyroute2.netlink.rtnl.ifinfmsg import IFF_NOARP as IFF_NOARP
+from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP as IFF_UP
 
-RTM_NEWLINK: Final = 16
-RTM_DELLINK: Final = 17
-RTM_GETLINK: Final = 18
-
-IFF_UP: Final = 0x1
-IFF_RUNNING: Final = 0x40
-IFF_NOARP: Final = 0x80
+from forwarder.errors import NetlinkError
+from forwarder.netlink.request import DUMP, EXCLUSIVE, Attributes, Message, Request
 
 NAME_BYTES: Final = 15
 """The longest name of a link."""
-ALIAS_BYTES: Final = 255
-"""The longest alias of a link."""
+ALIAS_BYTES: Final = 254
+"""The longest alias of a link, sent with the zero byte that ends it."""
 
-_IFLA_ADDRESS: Final = 1
-_IFLA_IFNAME: Final = 3
-_IFLA_MTU: Final = 4
-_IFLA_LINK: Final = 5
-_IFLA_LINKINFO: Final = 18
-_IFLA_IFALIAS: Final = 20
-_IFLA_STATS64: Final = 23
-_IFLA_AF_SPEC: Final = 26
-_IFLA_GROUP: Final = 27
-_IFLA_NET_NS_FD: Final = 28
-_IFLA_EXT_MASK: Final = 29
-_IFLA_LINK_NETNSID: Final = 37
-_IFLA_TARGET_NETNSID: Final = 46
-_IFLA_INFO_KIND: Final = 1
-_IFLA_INFO_DATA: Final = 2
-_VETH_INFO_PEER: Final = 1
-_IFLA_INET6_ADDR_GEN_MODE: Final = 8
 _IN6_ADDR_GEN_MODE_NONE: Final = 1
 _RTEXT_FILTER_SKIP_STATS: Final = 8
-_AF_INET6: Final = 10
-
-_FIXED: Final = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags, change mask
-_STATISTICS: Final = struct.Struct("=8Q")
 
 _DOOMED_GROUP: Final = 0x76574952
 """The group that links are put into to be deleted together."""
@@ -140,47 +103,51 @@ def create_veth(ours: VethEnd, theirs: VethEnd, their_netns_fd: int) -> Request:
 
     Fails with EEXIST when either name is taken.
     """
-    peer = _FIXED.pack(0, 0, 0, 0, 0) + _end(theirs) + u32(_IFLA_NET_NS_FD, their_netns_fd)
-    body = (
-        _FIXED.pack(0, 0, 0, 0, 0)
-        + _end(ours)
-        + nested(
-            _IFLA_LINKINFO,
-            text(_IFLA_INFO_KIND, "veth"),
-            nested(_IFLA_INFO_DATA, attribute(_VETH_INFO_PEER, peer)),
-        )
+    peer: Attributes = (*_end(theirs), ("IFLA_NET_NS_FD", their_netns_fd))
+    kind: Attributes = (("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_DATA", (("VETH_INFO_PEER", peer),)))
+    return Request(
+        type=RTM_NEWLINK,
+        flags=EXCLUSIVE,
+        attributes=(*_end(ours), ("IFLA_LINKINFO", kind)),
+        what=f"create veth pair {ours.name} and {theirs.name}",
     )
-    what = f"create veth pair {ours.name} and {theirs.name}"
-    return Request(type=RTM_NEWLINK, flags=NLM_F_CREATE | NLM_F_EXCL, body=body, what=what)
 
 
-def _end(end: VethEnd) -> bytes:
-    return text(_IFLA_IFNAME, end.name) + attribute(_IFLA_ADDRESS, end.mac) + u32(_IFLA_MTU, end.mtu_bytes)
+def _end(end: VethEnd) -> Attributes:
+    return (("IFLA_IFNAME", end.name), ("IFLA_ADDRESS", end.mac.hex(":")), ("IFLA_MTU", end.mtu_bytes))
+
+
+def index_of(name: str) -> int:
+    """Returns the index of a link in the calling thread's namespace. Raises NetlinkError (ENODEV)."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError as error:
+        raise NetlinkError(f"cannot find link {name}", errno=errno.ENODEV) from error
 
 
 def set_alias(link: int | str, alias: str) -> Request:
     """Gives a link, by index or name, its alias."""
-    return _change(link, attribute(_IFLA_IFALIAS, alias.encode()), what=f"set the alias of link {link} to {alias!r}")
+    return _change(link, ("IFLA_IFALIAS", alias), what=f"set the alias of link {link} to {alias!r}")
 
 
 def set_mtu(link: int | str, mtu_bytes: int) -> Request:
     """Sets the largest packet, without the Ethernet header."""
-    return _change(link, u32(_IFLA_MTU, mtu_bytes), what=f"set the MTU of link {link} to {mtu_bytes}")
+    return _change(link, ("IFLA_MTU", mtu_bytes), what=f"set the MTU of link {link} to {mtu_bytes}")
 
 
 def set_mac(link: int | str, mac: bytes) -> Request:
     """Sets the hardware address."""
-    return _change(link, attribute(_IFLA_ADDRESS, mac), what=f"set the address of link {link} to {mac.hex(':')}")
+    return _change(link, ("IFLA_ADDRESS", mac.hex(":")), what=f"set the address of link {link} to {mac.hex(':')}")
 
 
 def rename(index: int, name: str) -> Request:
-    """Gives the link another name; EEXIST when it is taken."""
-    return _change(index, text(_IFLA_IFNAME, name), what=f"rename link {index} to {name}")
+    """Gives the link another name; EEXIST when it is taken. Up or down is the same since Linux 6.2."""
+    return _change(index, ("IFLA_IFNAME", name), what=f"rename link {index} to {name}")
 
 
 def set_flags(link: int | str, *, on: int = 0, off: int = 0) -> Request:
     """Switches IFF_ flags, such as IFF_UP."""
-    return _change(link, b"", flags=on, mask=on | off, what=f"switch flags of link {link} on {on:#x} and off {off:#x}")
+    return _change(link, flags=on, mask=on | off, what=f"switch flags of link {link} on {on:#x} and off {off:#x}")
 
 
 def no_ipv6_address(link: int | str) -> Request:
@@ -188,25 +155,29 @@ def no_ipv6_address(link: int | str) -> Request:
 
     Fine, too, in a kernel that has no IPv6.
     """
-    mode = nested(_AF_INET6, u8(_IFLA_INET6_ADDR_GEN_MODE, _IN6_ADDR_GEN_MODE_NONE))
-    request = _change(link, nested(_IFLA_AF_SPEC, mode), what=f"switch IPv6 address generation of link {link} off")
+    mode: Attributes = (("IFLA_INET6_ADDR_GEN_MODE", _IN6_ADDR_GEN_MODE_NONE),)
+    request = _change(
+        link, ("IFLA_AF_SPEC", (("AF_INET6", mode),)), what=f"switch IPv6 address generation of link {link} off"
+    )
     return dataclasses.replace(request, tolerate=_NO_IPV6)
 
 
-def _change(link: int | str, attributes: bytes, *, what: str, flags: int = 0, mask: int = 0) -> Request:
-    if isinstance(link, int):
-        return Request(type=RTM_NEWLINK, flags=0, body=_FIXED.pack(0, 0, link, flags, mask) + attributes, what=what)
-    body = _FIXED.pack(0, 0, 0, flags, mask) + text(_IFLA_IFNAME, link) + attributes
-    return Request(type=RTM_NEWLINK, flags=0, body=body, what=what)
+def _change(link: int | str, *attributes: tuple[str, Any], what: str, flags: int = 0, mask: int = 0) -> Request:
+    fields, named = _named(link)
+    return Request(
+        type=RTM_NEWLINK, fields=fields | {"flags": flags, "change": mask}, attributes=(*named, *attributes), what=what
+    )
+
+
+def _named(link: int | str) -> tuple[dict[str, int], Attributes]:
+    """Returns what says in a message which link is meant."""
+    return ({"index": link}, ()) if isinstance(link, int) else ({}, (("IFLA_IFNAME", link),))
 
 
 def delete(link: int | str) -> Request:
     """Removes a link, and with a veth its other end; one that is gone already is fine."""
-    if isinstance(link, int):
-        body = _FIXED.pack(0, 0, link, 0, 0)
-    else:
-        body = _FIXED.pack(0, 0, 0, 0, 0) + text(_IFLA_IFNAME, link)
-    return Request(type=RTM_DELLINK, flags=0, body=body, what=f"delete link {link}", tolerate=_GONE)
+    fields, attributes = _named(link)
+    return Request(type=RTM_DELLINK, fields=fields, attributes=attributes, what=f"delete link {link}", tolerate=_GONE)
 
 
 def delete_together(indices: Iterable[int]) -> list[Request]:
@@ -216,65 +187,56 @@ def delete_together(indices: Iterable[int]) -> list[Request]:
     By index and not by name: a name that is gone would turn the first half of this, which puts
     links into a group, into a change of all links that are in the group already.
     """
+    group = ("IFLA_GROUP", _DOOMED_GROUP)
+    doomed = [_change(index, group, what=f"delete link {index}") for index in indices]
     return [
-        *(
-            dataclasses.replace(
-                _change(index, u32(_IFLA_GROUP, _DOOMED_GROUP), what=f"delete link {index}"), tolerate=_GONE
-            )
-            for index in indices
-        ),
-        Request(
-            type=RTM_DELLINK,
-            flags=0,
-            body=_FIXED.pack(0, 0, 0, 0, 0) + u32(_IFLA_GROUP, _DOOMED_GROUP),
-            what="delete links",
-            tolerate=_GONE,
-        ),
+        *(dataclasses.replace(each, tolerate=_GONE) for each in doomed),
+        Request(type=RTM_DELLINK, attributes=(group,), what="delete links", tolerate=_GONE),
     ]
 
 
 def get(link: int | str, *, may_be_absent: bool = False, nsid: int | None = None) -> Request:
     """Asks for one link, in the namespace that has the number `nsid` here if that is given."""
-    tolerate = _GONE if may_be_absent else frozenset[int]()
-    if isinstance(link, int):
-        body = _FIXED.pack(0, 0, link, 0, 0)
-    else:
-        body = _FIXED.pack(0, 0, 0, 0, 0) + text(_IFLA_IFNAME, link)
+    fields, attributes = _named(link)
     if nsid is not None:
-        body += u32(_IFLA_TARGET_NETNSID, nsid)
-    return Request(type=RTM_GETLINK, flags=0, body=body, what=f"look at link {link}", tolerate=tolerate)
+        attributes += (("IFLA_TARGET_NETNSID", nsid),)
+    return Request(
+        type=RTM_GETLINK,
+        fields=fields,
+        attributes=attributes,
+        what=f"look at link {link}",
+        tolerate=_GONE if may_be_absent else frozenset(),
+    )
 
 
-def list_all(*, statistics: bool = False) -> Request:
-    """Asks for every link of the namespace; without counters it is half the work."""
-    body = _FIXED.pack(0, 0, 0, 0, 0)
-    if not statistics:
-        body += u32(_IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS)
-    return Request(type=RTM_GETLINK, flags=NLM_F_DUMP, body=body, what="list the links")
+def list_all(*, kind: str = "", statistics: bool = False) -> Request:
+    """Asks for every link of the namespace, or those of a kind; without counters it is half the work."""
+    attributes: Attributes = () if statistics else (("IFLA_EXT_MASK", _RTEXT_FILTER_SKIP_STATS),)
+    if kind:
+        attributes += (("IFLA_LINKINFO", (("IFLA_INFO_KIND", kind),)),)
+    return Request(type=RTM_GETLINK, flags=DUMP, attributes=attributes, what="list the links")
 
 
 def parse(message: Message) -> Link:
-    """Decodes RTM_NEWLINK or RTM_DELLINK, from an answer or a notification."""
-    _, _, index, flags, _ = _FIXED.unpack_from(message.body)
-    found = parse_attributes(message.body, _FIXED.size)
-    info = parse_attributes(found.get(_IFLA_LINKINFO, b""))
+    """Reads RTM_NEWLINK or RTM_DELLINK, from an answer or a notification."""
+    info = message.get_attr("IFLA_LINKINFO")
     return Link(
-        index=index,
-        name=parse_text(found.get(_IFLA_IFNAME, b"")),
-        alias=parse_text(found.get(_IFLA_IFALIAS, b"")),
-        kind=parse_text(info.get(_IFLA_INFO_KIND, b"")),
-        mac=found.get(_IFLA_ADDRESS, b""),
-        mtu_bytes=_number(found.get(_IFLA_MTU)),
-        flags=flags,
-        peer_index=_number(found.get(_IFLA_LINK)),
-        peer_nsid=_number(found[_IFLA_LINK_NETNSID]) if _IFLA_LINK_NETNSID in found else None,
-        statistics=_statistics(found.get(_IFLA_STATS64)),
+        index=message["index"],
+        name=_text(message.get_attr("IFLA_IFNAME")),
+        alias=_text(message.get_attr("IFLA_IFALIAS")),
+        kind=_text(info.get_attr("IFLA_INFO_KIND")) if info else "",
+        mac=bytes.fromhex(message.get_attr("IFLA_ADDRESS", "").replace(":", "")),
+        mtu_bytes=message.get_attr("IFLA_MTU", 0),
+        flags=message["flags"],
+        peer_index=message.get_attr("IFLA_LINK", 0),
+        peer_nsid=message.get_attr("IFLA_LINK_NETNSID"),
+        statistics=_statistics(message.get_attr("IFLA_STATS64")),
     )
 
 
 def parse_all(messages: Iterable[Message]) -> list[Link]:
-    """Decodes the answer of `get` or `list_all`."""
-    return [parse(message) for message in messages if message.type == RTM_NEWLINK]
+    """Reads the answer of `get` or `list_all`."""
+    return [parse(message) for message in messages]
 
 
 def random_mac() -> bytes:
@@ -284,19 +246,19 @@ def random_mac() -> bytes:
     return bytes(made)
 
 
-def _number(payload: bytes | None) -> int:
-    return int(struct.unpack("=I", payload)[0]) if payload is not None and len(payload) == 4 else 0
+def _text(told: str | bytes | None) -> str:
+    """Makes bytes that are not UTF-8 visible escapes."""
+    return told.decode(errors="backslashreplace") if isinstance(told, bytes) else told or ""
 
 
-def _statistics(payload: bytes | None) -> Statistics | None:
-    if payload is None or len(payload) < _STATISTICS.size:
+def _statistics(told: Any) -> Statistics | None:
+    if not told:
         return None
-    rx_frames, tx_frames, rx_bytes, tx_bytes, _, _, rx_drops, tx_drops = _STATISTICS.unpack_from(payload)
     return Statistics(
-        received_frames=rx_frames,
-        received_bytes=rx_bytes,
-        sent_frames=tx_frames,
-        sent_bytes=tx_bytes,
-        receive_drops=rx_drops,
-        send_drops=tx_drops,
+        received_frames=told["rx_packets"],
+        received_bytes=told["rx_bytes"],
+        sent_frames=told["tx_packets"],
+        sent_bytes=told["tx_bytes"],
+        receive_drops=told["rx_dropped"],
+        send_drops=told["tx_dropped"],
     )

@@ -30,8 +30,7 @@ class LinkRemover:
             if not together:
                 return  # whoever had the turn before took our link along
             with Channel() as channel:
-                answers = channel.execute([link.get(each, may_be_absent=True) for each in together])
-                indices = [found.index for answer in answers for found in link.parse_all(answer)]
+                indices = [index for each in together if (index := _index(each))]
                 if not indices:
                     return
                 try:
@@ -39,3 +38,11 @@ class LinkRemover:
                 except NetlinkError as error:
                     log.warning("deleting links one by one: %s", error)
                     channel.execute([link.delete(each) for each in together])
+
+
+def _index(name: str) -> int:
+    """Returns a link's index, 0 when it is gone."""
+    try:
+        return link.index_of(name)
+    except NetlinkError:
+        return 0

@@ -15,17 +15,17 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
+from pyroute2.netlink import NETLINK_ADD_MEMBERSHIP, NETLINK_LISTEN_ALL_NSID, SOL_NETLINK
+from pyroute2.netlink.rtnl import RTM_DELLINK, RTM_DELNSID
+from pyroute2.netlink.rtnl.marshal import MarshalRtnl
+
 from forwarder.errors import NetlinkError
 from forwarder.netlink import link, nsid
 from forwarder.netlink.channel import Channel
 from forwarder.netlink.link import Statistics
-from forwarder.netlink.message import parse_messages
 
 log = logging.getLogger(__name__)
 
-_SOL_NETLINK: Final = 270
-_NETLINK_ADD_MEMBERSHIP: Final = 1
-_NETLINK_LISTEN_ALL_NSID: Final = 8
 _RTNLGRP_LINK: Final = 1
 _RTNLGRP_NSID: Final = 28
 _RECEIVE_BYTES: Final = 1 << 16
@@ -45,6 +45,9 @@ class RemoteLinks:
         self._channel: Channel | None = None
         self._events: socket.socket | None = None
         self._listeners: dict[Place, Callable[[str], None]] = {}
+        self._marshal = MarshalRtnl()
+        # Of all that is heard only these are decoded.
+        self._marshal.msg_map = {kind: MarshalRtnl.msg_map[kind] for kind in (RTM_DELLINK, RTM_DELNSID)}
 
     def statistics(self, place: Place) -> Statistics | None:
         """Returns a link's counters; None when it is not there."""
@@ -87,11 +90,11 @@ class RemoteLinks:
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
         )
         try:
-            sock.setsockopt(_SOL_NETLINK, _NETLINK_LISTEN_ALL_NSID, 1)
+            sock.setsockopt(SOL_NETLINK, NETLINK_LISTEN_ALL_NSID, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _QUEUE_BYTES)
             sock.bind((0, 0))  # a socket without a port of its own hears nothing of the kernel
             for group in (_RTNLGRP_LINK, _RTNLGRP_NSID):
-                sock.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
+                sock.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
         except OSError as error:
             sock.close()
             hint = "this needs CAP_NET_BROADCAST" if error.errno == errno.EPERM else ""
@@ -120,11 +123,12 @@ class RemoteLinks:
             self._take(data, _origin(ancillary))
 
     def _take(self, data: bytes, origin: int | None) -> None:
-        for message in parse_messages(data):
-            if message.type == link.RTM_DELLINK and origin is not None:
-                self._tell((origin, link.parse(message).index), "it was deleted or moved to another namespace")
-            elif message.type == nsid.RTM_DELNSID and origin is None:
-                number = nsid.number(message.body)
+        for message in self._marshal.parse(data):
+            kind = message["header"]["type"]
+            if kind == RTM_DELLINK and origin is not None:
+                self._tell((origin, message["index"]), "it was deleted or moved to another namespace")
+            elif kind == RTM_DELNSID and origin is None:
+                number = nsid.number(message)
                 for place in [each for each in self._listeners if each[0] == number]:
                     self._tell(place, "its network namespace has gone")
 
@@ -137,7 +141,7 @@ class RemoteLinks:
 def _origin(ancillary: list[tuple[int, int, bytes]]) -> int | None:
     """Returns the number of the namespace that a message comes from; None for our own."""
     for level, kind, payload in ancillary:
-        if (level, kind, len(payload)) == (_SOL_NETLINK, _NETLINK_LISTEN_ALL_NSID, 4):
+        if (level, kind, len(payload)) == (SOL_NETLINK, NETLINK_LISTEN_ALL_NSID, 4):
             found = int(struct.unpack("=i", payload)[0])
             return found if found >= 0 else None
     return None

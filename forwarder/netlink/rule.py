@@ -5,44 +5,22 @@ Source: ip-rule(8), linux/fib_rules.h, net/core/fib_rules.c.
 
 import errno
 import ipaddress
-import struct
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from pyroute2.netlink.rtnl import RTM_DELRULE, RTM_GETRULE, RTM_NEWRULE
+from pyroute2.netlink.rtnl.fibmsg import FR_ACT_TO_TBL
+
 from forwarder.netlink.mark import PROTOCOL
-from forwarder.netlink.message import (
-    NLM_F_CREATE,
-    NLM_F_DUMP,
-    NLM_F_EXCL,
-    Message,
-    Request,
-    attribute,
-    parse_attributes,
-    u8,
-    u32,
-)
+from forwarder.netlink.request import DUMP, EXCLUSIVE, Attributes, Message, Request
 from forwarder.netlink.route import IpNetwork
 
-RTM_NEWRULE: Final = 32
-RTM_DELRULE: Final = 33
-RTM_GETRULE: Final = 34
-
-_FRA_SRC: Final = 2
-_FRA_TABLE: Final = 15
-_FRA_PROTOCOL: Final = 21
-_FRA_IP_PROTO: Final = 22
-_FRA_SPORT_RANGE: Final = 23
-_FRA_DPORT_RANGE: Final = 24
-_FR_ACT_TO_TABLE: Final = 1
-
-_AF_INET: Final = 2
-_AF_INET6: Final = 10
-# struct fib_rule_hdr: family, dst_len, src_len, tos, table, res1, res2, action, flags
-_FIXED: Final = struct.Struct("=BBBBBxxBI")
-_RANGE: Final = struct.Struct("=HH")
-
+_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 _GONE: Final = frozenset({errno.ENOENT})
+_NO_SUCH_FAMILY: Final = frozenset({errno.EOPNOTSUPP, errno.EAFNOSUPPORT})
+"""A kernel without IPv6."""
 
 PortRange = tuple[int, int]
 """First and last port."""
@@ -74,83 +52,82 @@ class Rule:
 
 def add(rule: Rule) -> Request:
     """Adds a rule in front of those that are there, which is where the kernel puts it."""
-    flags = NLM_F_CREATE | NLM_F_EXCL
-    return Request(type=RTM_NEWRULE, flags=flags, body=_body(rule), what=f"add rule {rule}")
+    return _request(RTM_NEWRULE, rule, flags=EXCLUSIVE, what=f"add rule {rule}")
 
 
 def remove(rule: Rule) -> Request:
     """Takes a rule of ours away; one that is gone already is fine."""
-    return Request(type=RTM_DELRULE, flags=0, body=_body(rule), what=f"remove rule {rule}", tolerate=_GONE)
+    return _request(RTM_DELRULE, rule, what=f"remove rule {rule}", tolerate=_GONE)
 
 
 def list_all() -> list[Request]:
     """Asks for all rules of the namespace: one request a family."""
-    # EOPNOTSUPP: a kernel without IPv6
-    tolerate = frozenset({errno.EOPNOTSUPP, errno.EAFNOSUPPORT})
     return [
         Request(
-            type=RTM_GETRULE,
-            flags=NLM_F_DUMP,
-            body=_FIXED.pack(family, 0, 0, 0, 0, 0, 0),
-            what="list the rules",
-            tolerate=tolerate,
+            type=RTM_GETRULE, flags=DUMP, fields={"family": family}, what="list the rules", tolerate=_NO_SUCH_FAMILY
         )
-        for family in (_AF_INET, _AF_INET6)
+        for family in _FAMILIES
     ]
 
 
 def parse_ours(messages: Iterable[Message]) -> list[Rule]:
-    """Decodes those with our mark from the answers of `list_all`."""
-    return [rule for ours, rule in _parse_all(messages) if ours]
+    """Reads those with our mark from the answers of `list_all`."""
+    return [_parse(each) for each in messages if each.get_attr("FRA_PROTOCOL") == PROTOCOL and _leads_to_table(each)]
 
 
 def tables_in_use(messages: Iterable[Message]) -> frozenset[int]:
     """Returns the tables that any rule, ours or not, leads to."""
-    return frozenset(rule.table for _, rule in _parse_all(messages))
+    return frozenset(_table(each) for each in messages if _leads_to_table(each))
 
 
-def _parse_all(messages: Iterable[Message]) -> Iterable[tuple[bool, Rule]]:
-    for message in messages:
-        if message.type != RTM_NEWRULE:
-            continue
-        family, _, length, _, table, action, _ = _FIXED.unpack_from(message.body)
-        if action != _FR_ACT_TO_TABLE or family not in (_AF_INET, _AF_INET6):
-            continue
-        have = parse_attributes(message.body, _FIXED.size)
-        if _FRA_TABLE in have:
-            (table,) = struct.unpack("=I", have[_FRA_TABLE])
-        source = have.get(_FRA_SRC)
-        protocol = have.get(_FRA_IP_PROTO)
-        yield (
-            have.get(_FRA_PROTOCOL) == bytes([PROTOCOL]),
-            Rule(
-                version=4 if family == _AF_INET else 6,
-                table=table,
-                source=ipaddress.ip_network((source, length)) if source and length else None,
-                protocol=protocol[0] if protocol else 0,
-                source_ports=_range(have.get(_FRA_SPORT_RANGE)),
-                destination_ports=_range(have.get(_FRA_DPORT_RANGE)),
-            ),
-        )
+def _leads_to_table(message: Message) -> bool:
+    return message["action"] == FR_ACT_TO_TBL and message["family"] in _FAMILIES
 
 
-def _range(payload: bytes | None) -> PortRange | None:
-    if payload is None:
+def _table(message: Message) -> int:
+    return int(message.get_attr("FRA_TABLE", message["table"]))
+
+
+def _parse(message: Message) -> Rule:
+    source, length = message.get_attr("FRA_SRC"), message["src_len"]
+    return Rule(
+        version=4 if message["family"] == socket.AF_INET else 6,
+        table=_table(message),
+        source=ipaddress.ip_network(f"{source}/{length}") if source and length else None,
+        protocol=message.get_attr("FRA_IP_PROTO", 0),
+        source_ports=_range(message.get_attr("FRA_SPORT_RANGE")),
+        destination_ports=_range(message.get_attr("FRA_DPORT_RANGE")),
+    )
+
+
+def _range(told: str | None) -> PortRange | None:
+    if told is None:
         return None
-    first, last = _RANGE.unpack(payload)
-    return (first, last)
+    first, last = told.split(":")
+    return (int(first), int(last))
 
 
-def _body(rule: Rule) -> bytes:
-    family = _AF_INET if rule.version == 4 else _AF_INET6
+def _request(kind: int, rule: Rule, *, what: str, flags: int = 0, tolerate: frozenset[int] = frozenset()) -> Request:
     length = rule.source.prefixlen if rule.source else 0
-    body = _FIXED.pack(family, 0, length, 0, rule.table if rule.table < 256 else 0, _FR_ACT_TO_TABLE, 0)
+    attributes: Attributes = (("FRA_TABLE", rule.table), ("FRA_PROTOCOL", PROTOCOL))
     if rule.source and length:
-        body += attribute(_FRA_SRC, rule.source.network_address.packed)
+        attributes += (("FRA_SRC", str(rule.source.network_address)),)
     if rule.protocol:
-        body += u8(_FRA_IP_PROTO, rule.protocol)
+        attributes += (("FRA_IP_PROTO", rule.protocol),)
     if rule.source_ports:
-        body += attribute(_FRA_SPORT_RANGE, _RANGE.pack(*rule.source_ports))
+        attributes += (("FRA_SPORT_RANGE", "{}:{}".format(*rule.source_ports)),)
     if rule.destination_ports:
-        body += attribute(_FRA_DPORT_RANGE, _RANGE.pack(*rule.destination_ports))
-    return body + u32(_FRA_TABLE, rule.table) + u8(_FRA_PROTOCOL, PROTOCOL)
+        attributes += (("FRA_DPORT_RANGE", "{}:{}".format(*rule.destination_ports)),)
+    return Request(
+        type=kind,
+        flags=flags,
+        fields={
+            "family": socket.AF_INET if rule.version == 4 else socket.AF_INET6,
+            "src_len": length,
+            "table": rule.table if rule.table < 256 else 0,
+            "action": FR_ACT_TO_TBL,
+        },
+        attributes=attributes,
+        what=what,
+        tolerate=tolerate,
+    )

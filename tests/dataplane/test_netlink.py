@@ -54,7 +54,7 @@ def test_the_other_end_of_a_pair_is_made_in_its_namespace(two_netns):
     with one.call(Channel) as channel:
         theirs = end("there", 9000)
         channel.execute([link.create_veth(end("here", 1400), theirs, two.fd)])
-        (here,) = link.parse_all(channel.execute([link.get("here")])[0])
+        (here,) = link.parse_all(channel.ask(link.get("here")))
     assert (here.name, here.kind, here.mtu_bytes, here.up) == ("here", "veth", 1400, False)
     assert "there" not in one.links()
     there = two.links()["there"]
@@ -73,7 +73,7 @@ def test_a_link_is_changed(netns: Netns, channel: Channel):
 def test_counters_are_read(netns: Netns, channel: Channel):
     netns.run("ip", "address", "add", "10.0.0.1/24", "dev", "a")
     netns.run("ping", "-c1", "-W1", "10.0.0.2", check=False)
-    links = {each.name: each for each in link.parse_all(channel.execute([link.list_all(statistics=True)])[0])}
+    links = {each.name: each for each in link.parse_all(channel.ask(link.list_all(statistics=True)))}
     assert links["a"].statistics.sent_frames >= 1
     assert links["b"].statistics.received_frames == links["a"].statistics.sent_frames
     assert links["b"].statistics.received_bytes == links["a"].statistics.sent_bytes
@@ -104,8 +104,7 @@ def test_the_first_refusal_is_told_and_the_others_are_tried(netns: Netns, channe
 def test_more_requests_than_one_call_takes(netns: Netns, channel: Channel, index: int):
     wanted = [ipaddress.ip_interface(f"10.1.{n}.1/32") for n in range(200)]
     channel.execute([address.add(index, one) for one in wanted])
-    answer = channel.execute([address.list_of(index)])[0]
-    found = address.parse_all(answer, index)
+    found = address.parse_all(channel.ask(address.list_of(index)))
     assert [one.interface for one in found if one.interface.version == 4] == wanted
 
 
@@ -113,7 +112,7 @@ def test_addresses_come_and_go_and_repeating_is_fine(netns: Netns, channel: Chan
     four, six = ipaddress.ip_interface("10.0.0.1/24"), ipaddress.ip_interface("2001:db8::1/64")
     for _ in range(2):
         channel.execute([address.add(index, four), address.add(index, six)])
-    found = address.parse_all(channel.execute([address.list_of(index)])[0], index)
+    found = address.parse_all(channel.ask(address.list_of(index)))
     assert {one.interface for one in found if one.scope == address.SCOPE_GLOBAL} == {four, six}
     assert not any(one.tentative for one in found if one.interface == six)
     for _ in range(2):
@@ -182,10 +181,10 @@ def test_neighbours_come_and_go(netns: Netns, channel: Channel, index: int):
     channel.execute([neighbour.put(index, one) for one in (here, six)])
     moved = Neighbour(ip=here.ip, mac=link.random_mac(), permanent=True)
     channel.execute([neighbour.put(index, moved)])
-    found = neighbour.parse_ours(channel.execute([neighbour.list_of(index)])[0], index)
+    found = neighbour.parse_ours(channel.ask(neighbour.list_of(index)))
     assert {one.ip: one for one in found} == {here.ip: moved, six.ip: six}
     channel.execute([neighbour.remove(index, one.ip) for one in (here, six, here)])
-    assert neighbour.parse_ours(channel.execute([neighbour.list_of(index)])[0], index) == []
+    assert neighbour.parse_ours(channel.ask(neighbour.list_of(index))) == []
     assert "10.0.0.77" in netns.run("ip", "neighbour").stdout
 
 

@@ -58,7 +58,9 @@ def say_it_to_the_kernel(context: InterfaceContext) -> None:
     """Encodes every message that the context leads to."""
     assert len(context.name.encode()) <= link.NAME_BYTES
     assert len(context.peer_alias.encode()) <= link.ALIAS_BYTES
-    requests = [link.set_alias(1, context.alias), link.set_mtu(1, context.mtu_bytes), link.set_mac(1, context.mac)]
+    requests = [link.set_alias(1, context.alias), link.set_mtu(1, context.mtu_bytes)]
+    if context.mac:
+        requests.append(link.set_mac(1, context.mac))
     requests += [address.add(1, one) for one in context.addresses]
     requests += [route.add(1, one) for one in context.routes]
     requests += [neighbour.put(1, one) for one in context.neighbours]
