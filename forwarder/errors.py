@@ -5,6 +5,7 @@ ForwarderError                    carries detail and hint
 ├── ConfigError                   (also ValueError)
 ├── RequestError                  the caller asked for something we refuse
 │   ├── InvalidRequest
+│   ├── NameTaken
 │   ├── MechanismUnsupported
 │   ├── NotAuthorized
 │   ├── ConnectionNotFound
@@ -52,6 +53,10 @@ class RequestError(ForwarderError):
 
 class InvalidRequest(RequestError):
     """The request is malformed or misses something."""
+
+
+class NameTaken(RequestError):
+    """The name that the request gives an interface is somebody else's."""
 
 
 class MechanismUnsupported(RequestError):

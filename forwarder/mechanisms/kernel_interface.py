@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
-from forwarder.errors import InvalidRequest, NetlinkError
+from forwarder.errors import InvalidRequest, NameTaken, NetlinkError
 from forwarder.mechanisms import inode_url, policy_tables
 from forwarder.mechanisms.interface_context import InterfaceContext
 from forwarder.netlink import Channel, address, ingress, link, neighbour, route, rule, sysctl
@@ -76,7 +76,7 @@ class KernelInterface:
         """Makes the pair and gives the pod's end its context.
 
         A link in the pod's namespace that carries our alias is left over and is deleted first.
-        Raises InvalidRequest when the namespace is not there or the name is taken, NetlinkError
+        Raises InvalidRequest when the namespace is not there, NameTaken when the name is, NetlinkError
         when the kernel refuses; `remove` must follow then, too.
         """
         wanted = self.wanted
@@ -86,7 +86,11 @@ class KernelInterface:
             with Channel(pod.label) as theirs:
                 self._make_room(theirs)
                 home.enter()
-                self._create_pair(ours, pod)
+                try:
+                    self._create_pair(ours, pod)
+                except NetlinkError as error:
+                    self._refuse_taken(theirs, error)
+                    raise
                 pod.enter()
                 self._set_up(theirs)
 
@@ -108,7 +112,8 @@ class KernelInterface:
         """Takes away whatever of this was made; what is gone already is fine."""
         if self._has_rules:
             self._remove_policies()
-        self._tools.remover.remove(self.our_name)
+        if self.our_index:
+            self._tools.remover.remove(self.our_index)
 
     def _open_pod(self, url: str) -> Netns:
         """Opens the pod's namespace again. Raises NetlinkError (ENODEV) when it is another one by now."""
@@ -119,39 +124,41 @@ class KernelInterface:
         return pod
 
     def _make_room(self, theirs: Channel) -> None:
+        """Deletes what an earlier connection of the same id left in the pod's namespace."""
         # a host's namespace may have hundreds of links: only those that can matter are decoded
-        request = dataclasses.replace(link.list_all(), only=(self.wanted.alias.encode(), self.wanted.name.encode()))
-        for each in link.parse_all(theirs.ask(request)):
+        mark = self.wanted.alias.encode() + b"\0"
+        for each in link.parse_all(theirs.ask(dataclasses.replace(link.list_all(), only=(mark,)))):
             if each.alias == self.wanted.alias:
                 log.info("deleting link %s (%s), left over in the pod's namespace", each.name, each.alias)
                 theirs.execute([link.delete(each.index)])
-            elif each.name == self.wanted.name:
-                whose = f"a {each.kind or 'network'} link with alias {each.alias!r}" if each.alias else "another link"
-                raise InvalidRequest(
-                    f"cannot create interface {each.name} in {self.wanted.inode_url}",
-                    detail=f"the name is taken by {whose}",
-                )
+
+    def _refuse_taken(self, theirs: Channel, error: NetlinkError) -> None:
+        """Raises NameTaken if that is why the kernel refused to make the pair."""
+        if error.errno != errno.EEXIST:
+            return
+        for holder in link.parse_all(theirs.ask(link.get(self.wanted.name, may_be_absent=True))):
+            kind = holder.kind or "network"
+            raise NameTaken(
+                f"cannot create interface {holder.name} in {self.wanted.inode_url}",
+                detail="the name is taken by "
+                + (f"a {kind} link with alias {holder.alias!r}" if holder.alias else "another link"),
+            ) from error
 
     def _create_pair(self, ours: Channel, pod: Netns) -> None:
         wanted = self.wanted
         end = VethEnd(name=self.our_name, mac=self.our_mac, mtu_bytes=wanted.mtu_bytes)
         their_end = VethEnd(name=wanted.name, mac=self.their_mac, mtu_bytes=wanted.mtu_bytes)
-        ours.execute(
-            [
-                link.create_veth(end, their_end, pod.fileno()),
-                link.set_alias(self.our_name, wanted.peer_alias),
-                link.no_ipv6_address(self.our_name),
-            ]
-        )
-        self.our_index = link.index_of(self.our_name)
+        ours.ask(link.create_veth(end, their_end, pod.fileno()))
+        index = self.our_index = link.index_of(self.our_name)
+        ours.execute([link.set_alias(index, wanted.peer_alias), link.no_ipv6_address(index)])
         try:
             sysctl.write(f"ipv6/conf/{self.our_name}/disable_ipv6", "1")
         except NetlinkError as error:
             # no address is made up even so; what is left is a report of multicast membership
             log.debug("%s", error)
-        requests = [link.set_flags(self.our_index, on=link.IFF_UP | link.IFF_NOARP)]
+        requests = [link.set_flags(index, on=link.IFF_UP | link.IFF_NOARP)]
         try:
-            requests = self._tools.drop_filter.attach(self.our_index) + requests
+            requests = self._tools.drop_filter.attach(index) + requests
             ours.execute(requests)
         except NetlinkError as error:
             log.warning("frames for %s will reach our own network stack too: %s", self.our_name, error)
@@ -163,8 +170,7 @@ class KernelInterface:
         self._write_settings()
         theirs.execute(
             [
-                link.set_alias(index, wanted.alias),
-                link.set_flags(index, on=link.IFF_UP),
+                link.set_alias(index, wanted.alias, on=link.IFF_UP),
                 *(address.add(index, one) for one in wanted.addresses),
                 *(neighbour.put(index, one) for one in self._neighbours()),
                 *(route.add(index, one) for one in wanted.routes),

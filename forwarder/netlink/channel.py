@@ -34,7 +34,7 @@ from forwarder.netlink.request import Message, Request
 _ANSWER_TIMEOUT: Final = struct.pack("@qq", 5, 0)
 _RECEIVE_BYTES: Final = 1 << 16
 _MOST_AT_ONCE: Final = 64
-"""Requests in one system call: their acknowledgements must fit the receive buffer."""
+"""Requests in one system call: their refusals must fit the receive buffer."""
 _HEADER_BYTES: Final = 16
 _KIND_AND_FLAGS: Final = struct.Struct("=4xHH")
 
@@ -87,7 +87,7 @@ class Channel:
 
     def _ask(self, requests: Sequence[Request]) -> tuple[list[list[Message]], list[NetlinkError | None]]:
         answers: list[list[Message]] = [[] for _ in requests]
-        verdicts = [_Verdict(errno.ENODATA, "no answer")] * len(requests)
+        verdicts = [_Verdict()] * len(requests)
         position = 0
         while position < len(requests):
             # a socket runs one dump at a time, so a dump travels alone
@@ -130,18 +130,20 @@ class Channel:
             if requests[begin + i].only
         }
         try:
-            self._socket.send(b"".join(requests[begin + i].encode(first + i) for i in range(end - begin)))
-            open_requests = end - begin
-            while open_requests:
+            # The kernel works in order and tells of every refusal, so the end of the last is the end of all.
+            last = end - begin - 1
+            self._socket.send(b"".join(requests[begin + i].encode(first + i, ack=i == last) for i in range(last + 1)))
+            ended = False
+            while not ended:
                 for message in self._marshal.parse(self._socket.recv(_RECEIVE_BYTES)):
-                    index = begin + message["header"]["sequence_number"] - first
-                    if not begin <= index < end:
+                    number = message["header"]["sequence_number"] - first
+                    if not 0 <= number <= last:
                         continue  # left over from an exchange that failed half-way
                     if message["header"]["type"] in (NLMSG_ERROR, NLMSG_DONE):
-                        verdicts[index] = _verdict(message)
-                        open_requests -= 1
+                        verdicts[begin + number] = _verdict(message)
+                        ended = ended or number == last
                     else:
-                        answers[index].append(message)
+                        answers[begin + number].append(message)
         except OSError as error:
             what = requests[begin].what
             raise NetlinkError(f"cannot {what} in {self._label}", errno=error.errno or 0) from error

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pyroute2.netlink.rtnl import RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK
-from pyroute2.netlink.rtnl.ifinfmsg import IFF_NOARP as IFF_NOARP
-from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP as IFF_UP
 
 from forwarder.errors import NetlinkError
 from forwarder.netlink.request import DUMP, EXCLUSIVE, Attributes, Message, Request
+
+IFF_UP: Final = 0x1
+IFF_NOARP: Final = 0x80
 
 NAME_BYTES: Final = 15
 """The longest name of a link."""
@@ -125,9 +126,10 @@ def index_of(name: str) -> int:
         raise NetlinkError(f"cannot find link {name}", errno=errno.ENODEV) from error
 
 
-def set_alias(link: int | str, alias: str) -> Request:
-    """Gives a link, by index or name, its alias."""
-    return _change(link, ("IFLA_IFALIAS", alias), what=f"set the alias of link {link} to {alias!r}")
+def set_alias(link: int | str, alias: str, *, on: int = 0) -> Request:
+    """Gives a link, by index or name, its alias, and switches IFF_ flags on."""
+    what = f"set the alias of link {link} to {alias!r}"
+    return _change(link, ("IFLA_IFALIAS", alias), flags=on, mask=on, what=what)
 
 
 def set_mtu(link: int | str, mtu_bytes: int) -> Request:

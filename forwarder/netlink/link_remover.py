@@ -19,30 +19,19 @@ class LinkRemover:
     """Deletes links of our own namespace. Called from any thread but the event loop's."""
 
     def __init__(self) -> None:
-        self._waiting: deque[str] = deque()
+        self._waiting: deque[int] = deque()
         self._turn = threading.Lock()
 
-    def remove(self, name: str) -> None:
+    def remove(self, index: int) -> None:
         """Returns when the link is gone; one that was gone already is fine. Raises NetlinkError."""
-        self._waiting.append(name)
+        self._waiting.append(index)
         with self._turn:
             together = [self._waiting.popleft() for _ in range(len(self._waiting))]
             if not together:
                 return  # whoever had the turn before took our link along
             with Channel() as channel:
-                indices = [index for each in together if (index := _index(each))]
-                if not indices:
-                    return
                 try:
-                    channel.execute(link.delete_together(indices))
+                    channel.execute(link.delete_together(together))
                 except NetlinkError as error:
                     log.warning("deleting links one by one: %s", error)
                     channel.execute([link.delete(each) for each in together])
-
-
-def _index(name: str) -> int:
-    """Returns a link's index, 0 when it is gone."""
-    try:
-        return link.index_of(name)
-    except NetlinkError:
-        return 0

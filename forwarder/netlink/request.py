@@ -56,8 +56,11 @@ class Request:
         """Whether the answer is a list of any length: RTM_ numbers come in fours, the third asks."""
         return self.type & 3 == 2 and self.flags & DUMP == DUMP
 
-    def encode(self, sequence: int) -> bytes:
-        """Returns the message as it goes to the kernel, which will answer with `sequence`."""
+    def encode(self, sequence: int, *, ack: bool = True) -> bytes:
+        """Returns the message as it goes to the kernel, which answers with `sequence`.
+
+        Without `ack` it says nothing when all went well; what ends a list by itself is never acknowledged.
+        """
         message = MarshalRtnl.msg_map[self.type]()
         for name, _ in self.attributes:
             assert message.valid_nla(name), name  # pyroute2 would leave it out without a word
@@ -65,7 +68,7 @@ class Request:
         message["attrs"] = _attributes(self.attributes)
         message["header"] = {
             "type": self.type,
-            "flags": self.flags | NLM_F_REQUEST | (0 if self.is_dump else NLM_F_ACK),
+            "flags": self.flags | NLM_F_REQUEST | (NLM_F_ACK if ack and not self.is_dump else 0),
             "sequence_number": sequence,
             "pid": 0,
         }

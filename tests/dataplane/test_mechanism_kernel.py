@@ -17,7 +17,7 @@ from forwarder.api.connection_pb2 import Connection
 from forwarder.api.context import Side
 from forwarder.dataplane import Dataplane, Port
 from forwarder.dataplane.spec import KernelPortSpec, Mode
-from forwarder.errors import DataplaneError, InvalidRequest, MechanismUnsupported, NetlinkError
+from forwarder.errors import DataplaneError, InvalidRequest, MechanismUnsupported, NameTaken, NetlinkError
 from forwarder.mechanisms.kernel import KernelMechanism
 from forwarder.netlink import ingress
 from tests.support.cancellation import cancelled_at_wait
@@ -345,7 +345,7 @@ async def test_what_a_port_cannot_become_asks_for_another(kernel: KernelMechanis
 
 async def test_a_name_that_is_taken_is_refused_and_its_link_stays(kernel: KernelMechanism, netns: Netns):
     netns.run("ip", "link", "add", "nsm-1", "type", "bridge")
-    with pytest.raises(InvalidRequest, match="taken by another link"):
+    with pytest.raises(NameTaken, match="taken by another link"):
         async with kernel.open(CLIENT, asked(netns)):
             pass
     assert set(netns.links()) == {"lo", "nsm-1"}

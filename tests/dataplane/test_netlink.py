@@ -193,10 +193,11 @@ def test_links_that_go_at_the_same_time_go_together(netns: Netns):
         with netns.call(Channel) as channel:
             for n in range(20):
                 channel.execute([link.create_veth(end(f"a{n}"), end(f"b{n}"), netns.fd)])
+        indices = [netns.ifindex(f"a{n}") for n in range(20)]
         remover = LinkRemover()
 
         def remove_from_threads() -> None:
-            threads = [threading.Thread(target=remover.remove, args=(f"a{n}",)) for n in [*range(20), *range(20), 99]]
+            threads = [threading.Thread(target=remover.remove, args=(n,)) for n in [*indices, *indices, 999]]
             for thread in threads:
                 thread.start()
             for thread in threads:

@@ -77,8 +77,9 @@ async def test_a_name_that_is_taken_is_refused_and_the_interface_that_has_it_sta
         with pod() as netns:
             async with mesh.hop() as hop:
                 await hop.request(mesh.request(kernel(netns), client="one"), timeout_s=10)
-                with pytest.raises(NextHopError, match="the name is taken by"):
+                with pytest.raises(NextHopError, match="the name is taken by") as caught:
                     await hop.request(mesh.request(kernel(netns), client="two"), timeout_s=10)
+                assert caught.value.status == "ALREADY_EXISTS"
                 assert links(netns) == ["nsm-1"]
                 assert len(mesh.endpoint) == 1
 

@@ -36,6 +36,8 @@ def test_an_order_is_acknowledged_and_numbered(request_: Request) -> None:
     (message,) = MarshalRtnl().parse(request_.encode(7))
     assert (message["header"]["type"], message["header"]["sequence_number"]) == (request_.type, 7)
     assert message["header"]["flags"] & NLM_F_ACK
+    (message,) = MarshalRtnl().parse(request_.encode(7, ack=False))
+    assert not message["header"]["flags"] & NLM_F_ACK
 
 
 def test_a_list_ends_by_itself() -> None:

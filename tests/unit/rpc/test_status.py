@@ -14,6 +14,7 @@ from forwarder.errors import (
     ForwarderError,
     InvalidRequest,
     MechanismUnsupported,
+    NameTaken,
     NetlinkError,
     NextHopError,
     NotAuthorized,
@@ -41,6 +42,7 @@ def test_every_exception_has_a_status_of_its_own(kind: type[ForwarderError]) -> 
     ("error", "code"),
     [
         (InvalidRequest("x"), Code.INVALID_ARGUMENT),
+        (NameTaken("x"), Code.ALREADY_EXISTS),
         (MechanismUnsupported("x"), Code.FAILED_PRECONDITION),
         (NotAuthorized("x"), Code.PERMISSION_DENIED),
         (ConnectionNotFound("x"), Code.NOT_FOUND),
