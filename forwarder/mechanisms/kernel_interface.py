@@ -89,7 +89,7 @@ class KernelInterface:
                 try:
                     self._create_pair(ours, pod)
                 except NetlinkError as error:
-                    self._refuse_taken(theirs, error)
+                    self.refuse_taken(theirs, error)
                     raise
                 pod.enter()
                 self._set_up(theirs)
@@ -125,14 +125,12 @@ class KernelInterface:
 
     def _make_room(self, theirs: Channel) -> None:
         """Deletes what an earlier connection of the same id left in the pod's namespace."""
-        # a host's namespace may have hundreds of links: only those that can matter are decoded
-        mark = self.wanted.alias.encode() + b"\0"
-        for each in link.parse_all(theirs.ask(dataclasses.replace(link.list_all(), only=(mark,)))):
+        for each in link.parse_all(theirs.ask(link.list_marked(self.wanted.alias))):
             if each.alias == self.wanted.alias:
                 log.info("deleting link %s (%s), left over in the pod's namespace", each.name, each.alias)
                 theirs.execute([link.delete(each.index)])
 
-    def _refuse_taken(self, theirs: Channel, error: NetlinkError) -> None:
+    def refuse_taken(self, theirs: Channel, error: NetlinkError) -> None:
         """Raises NameTaken if that is why the kernel refused to make the pair."""
         if error.errno != errno.EEXIST:
             return

@@ -49,7 +49,7 @@ class PodInterface(KernelInterface):
     def found(self, theirs: Channel) -> Link | None:
         """Returns the link that carries our mark and is what is wanted, if there is one."""
         wanted = self.wanted
-        for each in link.parse_all(theirs.execute([link.list_all()])[0]):
+        for each in link.parse_all(theirs.ask(link.list_marked(wanted.alias))):
             if each.alias == wanted.alias and each.kind == "veth" and each.name == wanted.name:
                 return each if wanted.mac in (b"", each.mac) else None
         return None
@@ -64,7 +64,7 @@ class PodInterface(KernelInterface):
         return self._their_index
 
     def make_room(self, theirs: Channel) -> None:
-        """Deletes what an earlier connection of this id left; refuses a name that is somebody else's."""
+        """Deletes what an earlier connection of this id left."""
         self._make_room(theirs)
 
     def set_up(self, theirs: Channel) -> None:
@@ -80,7 +80,7 @@ class PodInterface(KernelInterface):
         with self._open_pod(wanted.inode_url) as pod:
             pod.enter()
             with Channel(pod.label) as theirs:
-                (now,) = link.parse_all(theirs.execute([link.get(self.index)])[0])
+                (now,) = link.parse_all(theirs.ask(link.get(self.index)))
                 self.wanted = wanted
                 self.refresh(theirs, now)
 
@@ -115,7 +115,7 @@ class VethPair:
     def create(self) -> None:
         """Makes the pair, or takes over the one that is there, with its context in both pods.
 
-        Raises InvalidRequest when a namespace is not there or a name is taken, NetlinkError
+        Raises InvalidRequest when a namespace is not there, NameTaken when a name is, NetlinkError
         when the kernel refuses; `remove` must follow then, too.
         """
         with ExitStack() as stack:
@@ -163,9 +163,14 @@ class VethPair:
         for each in visits:
             each.interface.make_room(each.channel)
         near, far = (each.interface for each in visits)
-        answers = visits[0].channel.execute(
-            [link.create_veth(_end(near), _end(far), visits[1].pod.fileno()), link.get(near.wanted.name)]
-        )
+        try:
+            answers = visits[0].channel.execute(
+                [link.create_veth(_end(near), _end(far), visits[1].pod.fileno()), link.get(near.wanted.name)]
+            )
+        except NetlinkError as error:
+            for each in visits:
+                each.interface.refuse_taken(each.channel, error)
+            raise
         (made,) = link.parse_all(answers[1])
         near.become(made.index, near.their_mac, far.their_mac)
         far.become(made.peer_index, far.their_mac, near.their_mac)

@@ -201,7 +201,7 @@ def get(link: int | str, *, may_be_absent: bool = False, nsid: int | None = None
     """Asks for one link, in the namespace that has the number `nsid` here if that is given."""
     fields, attributes = _named(link)
     if nsid is not None:
-        attributes += (("IFLA_TARGET_NETNSID", nsid),)
+        attributes += (("IFLA_IF_NETNSID", nsid),)
     return Request(
         type=RTM_GETLINK,
         fields=fields,
@@ -217,6 +217,11 @@ def list_all(*, kind: str = "", statistics: bool = False) -> Request:
     if kind:
         attributes += (("IFLA_LINKINFO", (("IFLA_INFO_KIND", kind),)),)
     return Request(type=RTM_GETLINK, flags=DUMP, attributes=attributes, what="list the links")
+
+
+def list_marked(alias: str) -> Request:
+    """Asks for every link of the namespace with an alias. The kernel cannot tell, so others are not decoded."""
+    return dataclasses.replace(list_all(), only=(alias.encode() + b"\0",), what=f"list the links marked {alias!r}")
 
 
 def parse(message: Message) -> Link:

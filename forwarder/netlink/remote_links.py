@@ -4,7 +4,8 @@ It enters none and holds none open, so a pod can go while its links are watched.
 of all of them. Everything here is done at once, on the event loop's thread; a look waits for
 nothing but the kernel's link lock.
 
-Source: netlink(7), NETLINK_LISTEN_ALL_NSID; rtnetlink(7), IFLA_TARGET_NETNSID.
+Source: netlink(7), NETLINK_LISTEN_ALL_NSID; rtnetlink(7), IFLA_TARGET_NETNSID, which pyroute2 has by its
+older name, IFLA_IF_NETNSID.
 """
 
 import asyncio
