@@ -54,7 +54,7 @@ class Dataplane:
             )
             for k in range(workers)
         ]
-        self._kernel_ports = KernelPorts(qdisc_bypass=qdisc_bypass)
+        self._kernel_ports = KernelPorts(qdisc_bypass=qdisc_bypass, turns=self._turns)
         self._listeners = MemifListeners()
         self._files = FileWatch()
         self._stack = AsyncExitStack()
@@ -103,6 +103,9 @@ class Dataplane:
             vwires=tuple(wire.statistics() for control in self._controls for wire in control.wires),
             workers=tuple(control.worker.statistics() for control in self._controls),
         )
+
+    def _turns(self) -> int:
+        return sum(control.worker.statistics().turns for control in self._controls)
 
     async def _settle(self, port: Port, generation: int) -> None:
         """Waits until the worker that runs `port` has adopted `generation` of its plan."""

@@ -16,7 +16,7 @@ import os
 import select
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -123,14 +123,22 @@ class _Watched:
 class KernelPorts:
     """Opens ports over kernel links, and gives the busy ones rings. One per data plane.
 
-    While `running` it looks at their rates every second; otherwise every port receives from its queue.
+    While `running` it looks at their rates every second in which a worker did anything; otherwise every port
+    receives from its queue.
     """
 
-    def __init__(self, *, qdisc_bypass: bool = True, max_rings: int = 16, ring_rate: float = RING_RATE) -> None:
+    def __init__(
+        self,
+        *,
+        qdisc_bypass: bool = True,
+        max_rings: int = 16,
+        ring_rate: float = RING_RATE,
+        turns: Callable[[], int] | None = None,
+    ) -> None:
         """`max_rings` bounds the kernel memory for rings, 8 MiB each; 0 for none.
 
         `ring_rate` is the frames per second from which a port is worth one.
-
+        `turns` tells how many turns the workers have made: while there are no more, no port is looked at.
         `qdisc_bypass`: frames are sent around the queue discipline of our end of the link.
         That is faster, and right while nothing is configured there.
         """
@@ -140,6 +148,7 @@ class KernelPorts:
         self._watched: dict[tuple[int, int], _Watched] = {}
         self._open: dict[_OpenPort, None] = {}
         self._looked_at = 0.0
+        self._turns = turns
         self._any_open = asyncio.Event()
 
     @property
@@ -201,10 +210,19 @@ class KernelPorts:
                 task.result()
 
     async def _run(self, interval_s: float) -> None:
+        turns_seen = -1
+        all_settled = False
         while True:
             await self._any_open.wait()
             await asyncio.sleep(interval_s)
-            await self.look(asyncio.get_running_loop().time())
+            now = asyncio.get_running_loop().time()
+            turns = self._turns() if self._turns is not None else turns_seen + 1
+            if turns == turns_seen and all_settled:
+                self._looked_at = now
+                continue
+            turns_seen = turns
+            await self.look(now)
+            all_settled = not self.rings
 
     async def look(self, now: float) -> None:
         """Takes each port one stage nearer to where its rate since the last look says it belongs.
@@ -213,12 +231,15 @@ class KernelPorts:
         """
         seconds = now - self._looked_at if self._looked_at else 0.0
         self._looked_at = now
+        silent_stay = self.ring_rate > 0
         for entry in list(self._open):
             received = entry.port.received
+            if received == entry.received and entry.stage is _Stage.QUEUE and silent_stay:
+                continue  # a thousand that are silent cost this comparison each, and nothing else
             rate = (received - entry.received) / seconds if seconds > 0 else 0.0
             entry.received = received
             if rate < self.ring_rate and entry.stage is _Stage.QUEUE:
-                continue  # a thousand that are silent cost this comparison each, and nothing else
+                continue
             async with entry.changing:
                 if entry in self._open and entry.port.error is None:
                     await self._step(entry, rate)
