@@ -98,6 +98,7 @@ class _OpenPort:
     """The kernel had no memory for a ring, or none of what it takes: not asked again."""
     retired: PacketRing | None = None
     received: int = 0
+    received_large: int = 0
     """Frames at the last look."""
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -236,18 +237,21 @@ class KernelPorts:
             received = entry.port.received
             if received == entry.received and entry.stage is _Stage.QUEUE and silent_stay:
                 continue  # a thousand that are silent cost this comparison each, and nothing else
+            large = entry.port.received_large
             rate = (received - entry.received) / seconds if seconds > 0 else 0.0
-            entry.received = received
+            large_rate = (large - entry.received_large) / seconds if seconds > 0 else 0.0
+            entry.received, entry.received_large = received, large
             if rate < self.ring_rate and entry.stage is _Stage.QUEUE:
                 continue
             async with entry.changing:
                 if entry in self._open and entry.port.error is None:
-                    await self._step(entry, rate)
+                    await self._step(entry, rate, large_rate)
 
-    async def _step(self, entry: _OpenPort, rate: float) -> None:
+    async def _step(self, entry: _OpenPort, rate: float, large_rate: float) -> None:
         port = entry.port
         wanted = wants_ring(
             rate,
+            large_rate,
             ring_rate=self.ring_rate,
             has_ring=entry.stage is not _Stage.QUEUE,
             rings=self.rings,

@@ -22,6 +22,7 @@ cdef struct af_packet_t:
     # Written by the worker.
     packet_ring_t *held         # the ring it is using, NULL between bursts; atomic
     uint64_t received           # frames taken from the kernel
+    uint64_t received_large     # those of them that a ring is good for
     bint strays                 # frames may wait in the queue although the ring is in use
     bint bypass                 # sends around the queue discipline
 

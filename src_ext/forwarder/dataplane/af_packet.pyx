@@ -90,6 +90,7 @@ cdef enum:
     ETHERTYPE_IPV6 = 0x86DD
     ETHERTYPE_VLAN = 0x8100
     HEADROOM = 64               # before a received frame, for a VLAN tag
+    LARGE_FRAME = 16384         # bytes from which a slot of a ring is not wasted on a frame
     VECTORS = 3 * BURST_FRAMES + BURST_SEGMENTS     # offload header, Ethernet header, first segment; the others
 
 # The one control message that is asked for.
@@ -210,6 +211,8 @@ cdef uint32_t receive_pool(af_packet_t *self, burst_t *burst, flow_t *flow) noex
             count_drop(flow, DROP_RUNT, 0)
             continue
         length = messages[i].msg_len - <uint32_t>sizeof(virtio_net_hdr)
+        if length >= LARGE_FRAME:
+            self.received_large += 1
         if message.msg_flags & MSG_TRUNC:
             count_drop(flow, DROP_TRUNCATED, length)
             continue
@@ -335,11 +338,15 @@ cdef uint32_t packet_rx_burst(port_t *port, burst_t *burst, flow_t *flow) noexce
 cdef void packet_rx_release(port_t *port, burst_t *burst, uint32_t n) noexcept nogil:
     """Gives slots of the ring back; the pool needs no giving back."""
     cdef af_packet_t *self = <af_packet_t *>port
+    cdef uint32_t i
     if self.held == NULL:
         return
     if port.flags & PORT_HOLDS:
         ring_give_back(self.held, n)
         self.received += n
+        for i in range(n):
+            if burst.frames[i].length >= LARGE_FRAME:
+                self.received_large += 1
     exchange_ptr(<void **>&self.held, NULL)
 
 
@@ -621,6 +628,11 @@ cdef class AfPacketPort(Port):
     def received(self):
         """How many frames came from the kernel so far."""
         return self.packet.received
+
+    @property
+    def received_large(self):
+        """How many of them were super-frames of 16 KiB and more."""
+        return self.packet.received_large
 
     def attach_ring(self, PacketRing ring not None):
         """Lends from `ring` too, which it owns from then on: first what is in the queue, then what is in the ring."""
