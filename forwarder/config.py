@@ -233,6 +233,11 @@ class ForwarderSettings(Settings):
     poll_window: Duration = Field(
         50e-6, ge=0, description="how long a worker that ran out of frames polls before it sleeps"
     )
+    profile: str = Field(
+        "",
+        description="file of tuned knobs that `vwire tune` has written; workers, their CPUs and the poll window "
+        "that are set by themselves come before it",
+    )
 
 
 class ClientSettings(Settings):

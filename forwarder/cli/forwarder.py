@@ -16,7 +16,7 @@ import rich_click as click
 
 from forwarder import config
 from forwarder.api import constants
-from forwarder.cli import program
+from forwarder.cli import profile, program
 from forwarder.cli.file_limit import raise_file_limit
 from forwarder.cli.options import insecure_flag, settings_flags
 from forwarder.cli.privilege import need_privilege
@@ -34,6 +34,9 @@ from forwarder.security import TokenMetadata
 from forwarder.service import ConfiguredNextHops, Forwarder
 from forwarder.service.datapaths import Wanted
 from forwarder.service.next_hops import dialler
+from forwarder.tuning import Profile
+
+BUILT_IN = Profile()
 
 _log = logging.getLogger("vwire")
 
@@ -47,10 +50,11 @@ def command(*, insecure: bool, **flags: str | None) -> None:
         settings = config.load(config.ForwarderSettings, flags)
         program.start("forwarder", settings)
         next_hops = next_hops_of(settings.next_hop)
+        knobs = profile.in_force(settings)
         program.need_insecure("forwarder", insecure=insecure)
         need_privilege("forwarder")
         raise_file_limit()
-        program.run("forwarder", run(settings, next_hops))
+        program.run("forwarder", run(settings, next_hops, knobs))
 
 
 def next_hops_of(texts: Sequence[str]) -> ConfiguredNextHops:
@@ -76,27 +80,33 @@ def next_hops_of(texts: Sequence[str]) -> ConfiguredNextHops:
 
 
 @asynccontextmanager
-async def mechanisms(dataplane: Dataplane) -> AsyncIterator[tuple[Mechanisms, Sequence[Datapath]]]:
+async def mechanisms(
+    dataplane: Dataplane, knobs: Profile = BUILT_IN
+) -> AsyncIterator[tuple[Mechanisms, Sequence[Datapath]]]:
     """Makes every mechanism there is, and every datapath that does without our workers, best first."""
+    memif = MemifMechanism(dataplane, log2_ring_size=knobs.log2_ring_slots, buffer_bytes=knobs.memif_buffer_bytes)
     with KernelMechanism(dataplane) as kernel, DirectVeth(kernel) as veth:
-        yield {constants.KERNEL: kernel, constants.MEMIF: MemifMechanism(dataplane)}, [veth, DirectMemif()]
+        yield {constants.KERNEL: kernel, constants.MEMIF: memif}, [veth, DirectMemif()]
 
 
-async def run(settings: config.ForwarderSettings, next_hops: ConfiguredNextHops) -> None:
+async def run(settings: config.ForwarderSettings, next_hops: ConfiguredNextHops, knobs: Profile) -> None:
     """Serves until cancelled."""
+    told = " ".join(f"{name}={text}" for name, text in profile.texts(knobs).items())
+    _log.info("profile %s: %s", settings.profile or "(none)", told)
     phases = program.Phases()
     tokens = unsigned_tokens(settings.name, SystemClock(), settings.max_token_lifetime)
     async with AsyncExitStack() as stack:
-        with phases(f"start {settings.workers} workers"):
+        with phases(f"start {knobs.workers} workers"):
             dataplane = await stack.enter_async_context(
                 Dataplane(
-                    workers=settings.workers,
-                    cpus=settings.worker_cpus,
-                    poll_window_us=round(settings.poll_window * 1e6),
+                    workers=knobs.workers,
+                    cpus=knobs.worker_cpus,
+                    poll_window_us=round(1e6 * knobs.poll_window_s),
+                    stall_limit_ms=round(1e3 * knobs.stall_limit_s),
                 )
             )
         with phases("open the mechanisms"):
-            served, direct = await stack.enter_async_context(mechanisms(dataplane))
+            served, direct = await stack.enter_async_context(mechanisms(dataplane, knobs))
             channels = await stack.enter_async_context(
                 Channels(credentials=TokenMetadata(tokens), timeout_s=settings.dial_timeout)
             )

@@ -50,7 +50,15 @@ class MemifMechanism:
 
     type = constants.MEMIF
 
-    def __init__(self, dataplane: MemifPorts, *, directory: str = "", allow_unsealed: bool = False) -> None:
+    def __init__(
+        self,
+        dataplane: MemifPorts,
+        *,
+        directory: str = "",
+        allow_unsealed: bool = False,
+        log2_ring_size: int = 10,
+        buffer_bytes: int = 2048,
+    ) -> None:
         """`directory` starts the names of our sockets; TMPDIR, or /tmp, when empty.
 
         `allow_unsealed` lets peers share memory that they could truncate, as zero-copy DPDK and
@@ -59,6 +67,8 @@ class MemifMechanism:
         self._dataplane = dataplane
         self._directory = directory or memif_place.default_directory()
         self._allow_unsealed = allow_unsealed
+        self._log2_ring_size = log2_ring_size
+        self._buffer_bytes = buffer_bytes
 
     def preference(self, connection: connection_pb2.Connection) -> connection_pb2.Mechanism:
         """Returns MEMIF without parameters: the endpoint names the socket and its namespace."""
@@ -112,5 +122,7 @@ class MemifMechanism:
             netns=place.descriptor,
             mode=Mode.IP if connection.payload == constants.IP else Mode.ETHERNET,
             allow_unsealed=self._allow_unsealed,
+            log2_ring_size=self._log2_ring_size,
+            buffer_bytes=self._buffer_bytes,
         )
         return await stack.enter_async_context(self._dataplane.memif_port(spec))

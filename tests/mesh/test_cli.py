@@ -241,6 +241,21 @@ def test_signals_raise_the_log_level_and_restore_it(tmp_path):
         assert "ending on SIGTERM" in forwarder.output
 
 
+def test_a_forwarder_loads_the_profile_and_says_so(tmp_path):
+    url = f"unix://{tmp_path}/fwd.sock"
+    knobs = tmp_path / "knobs.yaml"
+    knobs.write_text("workers: 2\npoll_window: 20us\nstall_limit: 30ms\nmemif_ring_slots: 512\n")
+    options = ("--insecure", "--listen-on", url, "--next-hop", url, "--profile", str(knobs))
+    with running("forwarder", *options, NSM_POLL_WINDOW="10us") as forwarder:
+        told = forwarder.wait_for(r"profile .*/knobs.yaml: (.*)")[1]
+        forwarder.wait_for("start 2 workers")
+        forwarder.wait_for("serving, ")
+        assert forwarder.end() == 0
+    assert told == (
+        "workers=2 worker_cpus=[] poll_window=10us stall_limit=30ms memif_ring_slots=512 memif_buffer_bytes=2048"
+    )
+
+
 def test_two_memif_applications_ping_without_any_mesh(tmp_path):
     socket = f"{tmp_path}/memif.sock"
     with running("memif-ping", "--socket", socket, "--listen", "--source", "10.0.0.1", "--secret", "s3cret"):

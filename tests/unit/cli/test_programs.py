@@ -62,6 +62,8 @@ def test_help_tells_every_setting_as_the_readme_does(name, without):
         (["client", "kernel://web", "--insecure", "--netns", "/dev/null"], "network namespace '/dev/null'"),
         (["forwarder"], "say --insecure"),
         (["forwarder", "--insecure", "--next-hop", "x=="], "next hop"),
+        (["forwarder", "--insecure", "--profile", "/no/such/profile.yaml"], "profile /no/such/profile.yaml cannot be"),
+        (["tune", "--output", "/no/such/folder/profile.yaml"], "/no/such/folder is not a folder to write to"),
         (["endpoint"], "say --insecure"),
         (["endpoint", "--insecure", "--cidr-prefix", "10.0.0.300/8"], "10.0.0.300/8"),
         (["up", "/no/such/mesh.yaml"], "/no/such/mesh.yaml cannot be read"),

@@ -103,6 +103,13 @@ async def test_towards_the_caller_we_listen_in_its_namespace_and_say_where():
     assert ports.open == 0
 
 
+async def test_rings_have_the_size_that_the_mechanism_is_given():
+    ports = FakePorts()
+    async with MemifMechanism(ports, log2_ring_size=9, buffer_bytes=4096).open(Side.CLIENT, from_caller()):
+        (spec,) = ports.specs
+        assert (spec.log2_ring_size, spec.buffer_bytes) == (9, 4096)
+
+
 async def test_towards_the_next_hop_we_connect_to_the_socket_it_named():
     ports, answered = FakePorts(), from_endpoint(payload="IP")
     async with MemifMechanism(ports).open(Side.ENDPOINT, answered):
