@@ -9,6 +9,7 @@ from forwarder.dataplane.file_watch import FileWatch
 from forwarder.dataplane.kernel_port import KernelPorts
 from forwarder.dataplane.memif_listener import MemifListeners
 from forwarder.dataplane.memif_port import ConnectedMemifPort, open_memif_port
+from forwarder.dataplane.placement import Placement
 from forwarder.dataplane.port import Port
 from forwarder.dataplane.spec import KernelPortSpec, MemifPortSpec
 from forwarder.dataplane.statistics import DataplaneStatistics
@@ -33,6 +34,7 @@ class Dataplane:
         poll_window_us: int = 50,
         stall_limit_ms: int = 20,
         qdisc_bypass: bool = True,
+        rebalance: bool = True,
     ) -> None:
         """Does nothing yet.
 
@@ -40,6 +42,8 @@ class Dataplane:
         `poll_window_us`: how long a vWire is polled after its last frame, before it sleeps.
         `stall_limit_ms`: how long frames wait where they came from for room on the other side.
         `qdisc_bypass`: frames are sent around the queue discipline of kernel links.
+        `rebalance`: vWires are moved from a worker that is much busier than another, at most one a
+        second; otherwise each stays with the worker that it was given to.
         """
         if workers < 1:
             raise DataplaneError(f"a data plane with {workers} workers")
@@ -54,6 +58,8 @@ class Dataplane:
             )
             for k in range(workers)
         ]
+        self._placement = Placement(self._controls)
+        self._rebalance = rebalance and workers > 1
         self._kernel_ports = KernelPorts(qdisc_bypass=qdisc_bypass, turns=self._turns)
         self._listeners = MemifListeners()
         self._files = FileWatch()
@@ -63,6 +69,8 @@ class Dataplane:
         async with AsyncExitStack() as stack:
             for control in self._controls:
                 await stack.enter_async_context(control.running())
+            if self._rebalance:
+                await stack.enter_async_context(self._placement.rebalancing())
             await stack.enter_async_context(self._kernel_ports.running())
             self._stack = stack.pop_all()
         return self
@@ -93,15 +101,15 @@ class Dataplane:
         if a.ip_mode != b.ip_mode:
             raise DataplaneError(f"vWire {name}: one of {a!r} and {b!r} carries IP packets, the other Ethernet frames")
         wire = Vwire(a, b, name)
-        control = min(self._controls, key=lambda control: len(control.wires))
-        async with control.run(wire):
+        async with self._placement.run(wire):
             yield wire
 
     def statistics(self) -> DataplaneStatistics:
         """Returns a snapshot of everything that is counted."""
         return DataplaneStatistics(
-            vwires=tuple(wire.statistics() for control in self._controls for wire in control.wires),
+            vwires=tuple(wire.statistics() for wire in self._placement.wires),
             workers=tuple(control.worker.statistics() for control in self._controls),
+            moves=self._placement.moved,
         )
 
     def _turns(self) -> int:
@@ -109,6 +117,6 @@ class Dataplane:
 
     async def _settle(self, port: Port, generation: int) -> None:
         """Waits until the worker that runs `port` has adopted `generation` of its plan."""
-        for control in self._controls:
-            if isinstance(port.wire, Vwire) and port.wire.worker is control.worker:
-                await control.settle(generation)
+        control = self._placement.control_of(port.wire)
+        if control is not None:
+            await control.settle(generation)

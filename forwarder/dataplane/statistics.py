@@ -116,3 +116,5 @@ class DataplaneStatistics:
 
     vwires: tuple[VwireStatistics, ...]
     workers: tuple[WorkerStatistics, ...]
+    moves: int = 0
+    """How often a vWire was moved from one worker to another."""

@@ -35,21 +35,16 @@ class WorkerControl:
             self.worker.stop()
             self._adopted(self.worker.adopted)
 
-    @asynccontextmanager
-    async def run(self, wire: Vwire) -> AsyncIterator[None]:
-        """Runs `wire` for as long as the context lasts.
-
-        On leaving, the worker has let go of it before this returns, so its ports can be closed next.
-        """
+    async def add(self, wire: Vwire) -> None:
+        """Has the worker run `wire`; returns when it does."""
         generation = self.worker.add(wire)
         self.wires[wire] = None
-        try:
-            await self.settle(generation)
-            yield
-        finally:
-            del self.wires[wire]
-            if self.worker.running:  # else it has let go of everything
-                await self.settle(self.worker.remove(wire))
+        await self.settle(generation)
+
+    async def remove(self, wire: Vwire) -> None:
+        """Returns when the worker touches nothing of `wire` any more; at once if it does not run it."""
+        if self.wires.pop(wire, wire) is None and self.worker.running:  # a stopped one has let go of everything
+            await self.settle(self.worker.remove(wire))
 
     async def settle(self, generation: int) -> None:
         """Returns when the plan of `generation` is in force and nothing older is in use.
@@ -62,14 +57,7 @@ class WorkerControl:
             return
         adopted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((generation, adopted))
-        cancelled: asyncio.CancelledError | None = None
-        while not adopted.done():
-            try:
-                await asyncio.wait([adopted])
-            except asyncio.CancelledError as error:
-                cancelled = error
-        if cancelled is not None:
-            raise cancelled
+        await outlast(adopted)
 
     def _notified(self) -> None:
         """Hears what the worker has to tell."""
@@ -89,3 +77,16 @@ class WorkerControl:
             elif not adopted.done():
                 adopted.set_result(None)
         self._waiting = still_waiting
+
+
+async def outlast(future: asyncio.Future[None]) -> None:
+    """Waits for `future` even when cancelled meanwhile, which is raised afterwards; else raises what it did."""
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    future.result()

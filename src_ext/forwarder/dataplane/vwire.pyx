@@ -8,6 +8,7 @@ from forwarder.dataplane.allocation cimport (
     release,
     release_pages,
 )
+from forwarder.dataplane.atomics cimport load_relaxed64
 from forwarder.dataplane.counters cimport DROP_NO_ROOM, flow_snapshot, flow_t
 from forwarder.dataplane.event cimport now_ns
 from forwarder.dataplane.frame cimport BURST_FRAMES, burst_t
@@ -113,6 +114,11 @@ cdef class Vwire:
             a_to_b=flow_snapshot(&self.c.a_to_b.flow, self.c.a_to_b.measure),
             b_to_a=flow_snapshot(&self.c.b_to_a.flow, self.c.b_to_a.measure),
         )
+
+    @property
+    def busy_ns(self):
+        """The workers' time for both directions so far."""
+        return load_relaxed64(&self.c.a_to_b.measure.busy_ns) + load_relaxed64(&self.c.b_to_a.measure.busy_ns)
 
     def refresh(self):
         """Tells the worker that a port's state changed.

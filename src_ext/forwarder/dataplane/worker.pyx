@@ -465,10 +465,11 @@ cdef class Worker:
 
         Once that is adopted, nothing of the port's former state is touched any more.
         """
-        generation = self.publish(OPERATION_REFRESH, wire.c)
         if wire not in self.wires:
-            self.leaving.append((generation, wire))
-        return generation
+            # It is on its way out, perhaps into another worker's plan: no step of ours may touch it
+            # after the one that removes it, and with that one the port's state is out of use too.
+            return self.generation
+        return self.publish(OPERATION_REFRESH, wire.c)
 
     cdef uint64_t publish(self, operation_t operation, vwire_t *wire) except 0:
         """Adds a step to the change that the worker has not seen yet, or to a new one."""
@@ -525,9 +526,11 @@ cdef class Worker:
         kept = []
         for generation, wire in self.leaving:
             if generation <= adopted:
-                wire.worker = None
-                wire.a.leave(wire)
-                wire.b.leave(wire)
+                # It may be in a plan again by now, another worker's or this one's.
+                if wire.worker is self and wire not in self.wires:
+                    wire.worker = None
+                    wire.a.leave(wire)
+                    wire.b.leave(wire)
             else:
                 kept.append((generation, wire))
         self.leaving = kept
@@ -542,6 +545,11 @@ cdef class Worker:
     def faults(self):
         """How many ports were found dead so far."""
         return load_acquire64(&self.c.faults)
+
+    @property
+    def busy_ns(self):
+        """Time of the turns that moved frames."""
+        return load_relaxed64(&self.c.busy_ns)
 
     @property
     def notify_fd(self):
