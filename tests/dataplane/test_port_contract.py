@@ -289,7 +289,7 @@ async def test_a_receiver_without_room_holds_frames_back_and_then_costs_them(dat
 async def test_kernel_frames_wait_for_a_slow_memif_receiver_and_a_stuck_one_costs_them(kind: str, sink: str) -> None:
     """Where there is no room they stay with the kernel, for as long as frames are held and no longer."""
     async with (
-        Dataplane(stall_limit_ms=200) as slow,
+        Dataplane(stall_limit_ms=500) as slow,
         KINDS[kind](slow, Mode.ETHERNET) as a,
         KINDS[sink](slow, Mode.ETHERNET) as b,
         slow.vwire(a.port, b.port) as wire,
@@ -301,14 +301,16 @@ async def test_kernel_frames_wait_for_a_slow_memif_receiver_and_a_stuck_one_cost
             await a.send(frames[start : start + 60])
             if start >= 240:
                 arrived += await b.receive(60)
+            else:
+                await settled(wire)  # so that no queue before the vWire overflows
         arrived += await b.receive(len(frames) - len(arrived))
         assert arrived == frames
         assert (await settled(wire)).a_to_b.drops == {}
         # Now nobody takes them: 256 fit into the receiver's ring, the rest is given up.
         for start in range(0, 360, 60):
             await a.send(frames[start : start + 60])
-            if start < 180:
-                await settled(wire)  # so that no queue before the vWire overflows
+            if start < 240:
+                await settled(wire)
         # Meanwhile the other direction goes on.
         await b.send(frames[:60])
         assert await a.receive(60) == frames[:60]
