@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 
 from bench.goals import GOALS
-from bench.report import WIDTH
+from bench.report import as_text
 from bench.results import Measured, median, quartiles, ratio
 
 
@@ -19,10 +18,7 @@ def told(measured: Sequence[Measured], first: str, second: str) -> str:
         add(table, each, "", each.samples, first, second)
         for name, samples in each.further.items():
             add(table, each, name, samples, first, second)
-    console = Console(width=WIDTH, highlight=False)
-    with console.capture() as captured:
-        console.print(table)
-    return captured.get().rstrip()
+    return as_text(table)
 
 
 def add(table: Table, each: Measured, name: str, samples, first: str, second: str) -> None:  # type: ignore[no-untyped-def]

@@ -38,7 +38,8 @@ def testpmd_percent(seconds: float) -> float:
         sockets = [f"{scratch}/0-{end}" for end in "ab"]
         command = testpmd.cross_connect(sockets, cpu=1, log2_ring=10, huge=False)
         log = scratch / "testpmd.log"
-        process = stack.enter_context(running(command, log, stdout=subprocess.DEVNULL))
+        settings = {"env": testpmd.environment(scratch), "stdout": subprocess.DEVNULL}
+        process = stack.enter_context(running(command, log, **settings))
         clients = [compiled("clients"), str(scratch), "0", "1"]
         stack.enter_context(driven(clients, scratch / "clients.log"))
         time.sleep(SETTLE_S)

@@ -9,7 +9,7 @@ and a direct veth pair. iperf3, one stream, MTU 1500.
 from collections import defaultdict
 from contextlib import ExitStack
 
-from bench.kernel_paths import VETH, Path, direct, through_memif, transfer
+from bench.kernel_paths import VETH, Path, direct, iperf_server, through_memif, transfer
 from bench.results import Measured
 from bench.run import Run, in_turn
 
@@ -36,7 +36,7 @@ def run(run: Run) -> list[Measured]:
     with ExitStack() as stack:
         paths = {name: stack.enter_context(opener()) for name, opener in openers.items()}
         for path in paths.values():
-            stack.enter_context(path.server.process("iperf3", "-s"))
+            stack.enter_context(iperf_server(path))
         for path in paths.values():
             transfer(path, 1)  # warm
         for turn in range(rounds):

@@ -15,6 +15,8 @@ from bench.trees import Tree
 from tests.support.netns import Netns, network_namespaces, veth_pair
 from tests.support.packet_socket import quiet
 
+IPERF_PORT = 5201
+PATIENCE_S = 10
 VETH, BRIDGE = "direct veth", "Linux bridge"
 
 
@@ -111,6 +113,24 @@ def source_of(netns: Netns, address: str) -> tuple[str, str, str]:
     """Returns name, MAC and own address of the link that leads to an address."""
     route = netns.json("ip", "-j", "route", "get", address)[0]
     return route["dev"], link_of(netns, route["prefsrc"])[1], route["prefsrc"]
+
+
+@contextmanager
+def iperf_server(path: Path) -> Iterator[None]:
+    """Runs iperf3's server, listening, in the server's pod."""
+    listening = f":{IPERF_PORT:04X} 0"  # address:port, then the peer's, all zero
+    with path.server.process(installed("iperf3", "iperf3"), "-s", stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + PATIENCE_S
+        while not any(listening in line for line in path.server.call(_tcp_sockets)):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"iperf3 -s does not listen after {PATIENCE_S} s")
+            time.sleep(0.005)
+        yield
+
+
+def _tcp_sockets() -> list[str]:
+    files = (FilePath(f"/proc/thread-self/net/{name}") for name in ("tcp", "tcp6"))
+    return [line for file in files for line in file.read_text().splitlines()]
 
 
 def transfer(path: Path, seconds: float) -> tuple[float, float]:

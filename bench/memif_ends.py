@@ -62,7 +62,7 @@ def ends(place: Field, name: str) -> Iterator[Ends]:
     """Runs the ends of a forwarder that runs, connected and sending, for as long as the context lasts."""
     log = place.log(f"{name}-ends")
     command = testpmd.ends(slug(name), place.sockets(name), cpu=GENERATOR_CPU, log2_ring=LOG2_RING)
-    with running(command, log) as process:
+    with running(command, log, env=testpmd.environment(place.scratch)) as process:
         made = Ends(process, log)
         made.wait_started()
         made.ask("start")
@@ -112,7 +112,8 @@ def run(run: Run) -> list[Measured]:
             place.hold(tree.name, ours.pid)
         sockets = place.sockets(testpmd.NAME)
         command = testpmd.cross_connect(sockets, cpu=FORWARDER_CPU, log2_ring=LOG2_RING, huge=huge)
-        middle = stack.enter_context(running(command, place.log(testpmd.NAME), stdout=subprocess.DEVNULL))
+        settings = {"env": testpmd.environment(place.scratch), "stdout": subprocess.DEVNULL}
+        middle = stack.enter_context(running(command, place.log(testpmd.NAME), **settings))
         while not all(Path(socket).exists() for socket in sockets):
             if middle.poll() is not None:
                 raise RuntimeError(f"testpmd ended:\n{place.log(testpmd.NAME).read_text()[-2000:]}")

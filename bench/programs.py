@@ -137,12 +137,15 @@ def cpu_s(pid: int) -> float:
     return time.clock_gettime(~pid << 3 | 2)
 
 
-def preemptions(pid: int) -> int:
-    """Returns how often a CPU was taken from the thread of a process that has had most of it."""
-    threads = Path(f"/proc/{pid}/task").iterdir()
-    busiest = max(threads, key=lambda each: int((each / "schedstat").read_text().split()[0]))
-    lines = (busiest / "status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("nonvoluntary_ctxt_switches"))
+def pinned_thread(pid: int, cpu: int) -> int:
+    """Returns the thread of a process that may run on one CPU only, this one."""
+    threads = [int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()]
+    return next(thread for thread in threads if os.sched_getaffinity(thread) == {cpu})
+
+
+def waited_us(thread: int) -> float:
+    """Returns how long a thread has been ready to run and had no CPU."""
+    return int(Path(f"/proc/{thread}/schedstat").read_text().split()[1]) / 1e3
 
 
 def status_kib(pid: int, *fields: str) -> list[int]:

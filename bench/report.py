@@ -8,7 +8,8 @@ from rich.table import Table
 from bench.goals import parts
 from bench.results import Row
 
-WIDTH = 200
+NATURAL = 1000
+"""Wider than any table: a line of it is never broken or cut."""
 
 
 def variant(row: Row) -> str:
@@ -16,31 +17,44 @@ def variant(row: Row) -> str:
     return ", ".join(row[name] for name in ("direction", "regime") if row.get(name))
 
 
-def reached(row: Row) -> str:
-    """Says what the fields that the limit is about are."""
-    return ", ".join(f"{name} {row.get(name)}" for name, _, _ in parts(row["at_least"]))
+def judged(row: Row) -> str:
+    """Says the limit, and beside each part of it what was reached."""
+    told = (
+        f"{name} {comparison} {limit:g} ({_short(row.get(name))})" for name, comparison, limit in parts(row["at_least"])
+    )
+    return ", ".join(told)
+
+
+def _short(number: float | None) -> str:
+    if number is None:
+        return "not measured"
+    return f"{number:.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
 def told(rows: Sequence[Row]) -> str:
     """Writes rows as a table."""
     table = Table(box=None, pad_edge=False)
-    for name in ("id", "", "ours", "quartiles", "n", "baseline", "ratio", "at least", "reached", "holds"):
-        table.add_column(name, no_wrap=True, justify="right" if name in ("ours", "n", "ratio") else "left")
+    for name in ("id", "", "median", "quartiles", "n", "compared with", "at least (reached)", "holds"):
+        table.add_column(name, no_wrap=True, justify="right" if name in ("median", "n") else "left")
     for row in rows:
-        baseline = "" if row["baseline"] is None else f"{row['baseline']:g} {row['baseline_name']}"
+        ratio = "" if row["ratio"] is None else f"{row['ratio']:.3g} × "
+        compared = "" if row["baseline"] is None else f"{ratio}{row['baseline_name']} ({_short(row['baseline'])})"
         table.add_row(
             row["id"],
             variant(row),
-            f"{row['ours']:g} {row['unit']}",
-            f"{row['spread'][0]:g} to {row['spread'][1]:g}",
+            f"{row['ours']:.4g} {row['unit']}",
+            " to ".join(map(_short, row["spread"])),
             str(row["runs"]),
-            baseline,
-            "" if row["ratio"] is None else f"{row['ratio']:g}",
-            row["at_least"],
-            reached(row),
+            compared,
+            judged(row),
             "yes" if row["holds"] else "NO",
         )
-    console = Console(width=WIDTH, highlight=False)
+    return as_text(table)
+
+
+def as_text(table: Table) -> str:
+    """Renders a table in its natural width."""
+    console = Console(width=NATURAL, highlight=False)
     with console.capture() as captured:
         console.print(table)
-    return captured.get().rstrip()
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench import testpmd
 from bench.programs import Driven, compiled, driven, running
 from bench.run import in_turn
 from bench.trees import Tree
@@ -72,7 +73,7 @@ class Field:
 
     def program(self, name: str, command: Sequence[str]) -> None:
         """Starts a forwarder that listens on `sockets(name)`, connects to it, and stops it."""
-        settings = {"env": os.environ | {"RUNTIME_DIRECTORY": str(self.scratch)}, "stdout": subprocess.DEVNULL}
+        settings = {"env": testpmd.environment(self.scratch), "stdout": subprocess.DEVNULL}
         process = self._stack.enter_context(running(command, self.log(name), **settings))
         self.generator.ask("open", slug(name), *self.sockets(name))  # tries until it listens
         self.generator.ask("through", slug(name))
@@ -183,6 +184,8 @@ def interleave(
     unsteady = len(slices) - kept - starved
     print(f"{kept} of {len(slices)} slices count; {starved} lacked their CPU, {unsteady} had probes that disagree")
     found = enough(slices, contestants)
+    if lacking := sorted(set(variants) - {variant for variant, _ in found}):
+        print(f"fewer than {REPEATS} slices of each forwarder count, so no figure: {', '.join(lacking)}")
     if not found:
         raise RuntimeError(f"fewer than {REPEATS} slices of each kind count: the machine is too busy")
     return found

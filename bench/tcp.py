@@ -8,7 +8,7 @@ second or two, over and over.
 from collections import defaultdict
 from contextlib import ExitStack
 
-from bench.kernel_paths import BRIDGE, VETH, bridge, direct, transfer, vwire
+from bench.kernel_paths import BRIDGE, VETH, bridge, direct, iperf_server, transfer, vwire
 from bench.results import Measured
 from bench.run import Run, in_turn
 
@@ -29,7 +29,7 @@ def run(run: Run) -> list[Measured]:
     with ExitStack() as stack:
         paths = {key: stack.enter_context(opener()) for key, opener in openers.items()}
         for path in paths.values():
-            stack.enter_context(path.server.process("iperf3", "-s"))
+            stack.enter_context(iperf_server(path))
         for path in paths.values():
             transfer(path, 1)  # warm
         for turn in range(rounds):

@@ -28,6 +28,11 @@ def huge_pages(count: int = HUGE_PAGES) -> Iterator[bool]:
         setting.write_text(str(before))
 
 
+def environment(scratch: Path) -> dict[str, str]:
+    """Returns its environment: what it keeps about itself goes into a folder that is taken away."""
+    return os.environ | {"RUNTIME_DIRECTORY": str(scratch)}
+
+
 def _command(name: str, cpu: int, role: str, sockets: Sequence[str], log2_ring: int, huge: bool) -> list[str]:
     memory = ["--in-memory", "-m", "128"] if huge else ["--no-huge", "-m", "128"]
     vdevs = [

@@ -1,4 +1,4 @@
-"""A data plane without the rest of vwire, driven line by line: vwires.py [--cpu N] [--control-cpu N].
+"""A data plane without the rest of vwire, driven line by line: vwires.py [OPTION...].
 
 | command | what it sets up |
 | --- | --- |
@@ -89,6 +89,8 @@ async def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--cpu", type=int, help="CPU of the worker")
     parser.add_argument("--control-cpu", type=int, help="CPU of everything else")
+    parser.add_argument("--stall-limit-ms", type=int, default=20, help="how long frames wait in a memif for room")
+    parser.add_argument("--poll-window-us", type=int, default=50, help="how long a worker polls before it sleeps")
     arguments = parser.parse_args()
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
@@ -97,7 +99,10 @@ async def main() -> None:
     lines = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     cpus = [] if arguments.cpu is None else [arguments.cpu]
-    async with Dataplane(workers=1, cpus=cpus) as dataplane, AsyncExitStack() as stack:
+    plane = Dataplane(
+        workers=1, cpus=cpus, poll_window_us=arguments.poll_window_us, stall_limit_ms=arguments.stall_limit_ms
+    )
+    async with plane as dataplane, AsyncExitStack() as stack:
         if arguments.control_cpu is not None:  # not before: the worker could not leave it again
             os.sched_setaffinity(0, {arguments.control_cpu})
         vwires = Vwires(dataplane, stack)

@@ -5,9 +5,11 @@ import json
 
 import pytest
 
+from bench import compare
 from bench.goals import GOALS, chosen, holds, parts
 from bench.plot import reach
 from bench.results import ROOT, Measured, load, row, save
+from bench.slices import Slice, enough
 
 FIELDS = {
     "id", "unit", "ours", "baseline", "baseline_name", "ratio", "runs", "spread", "at_least", "aim", "holds"
@@ -104,6 +106,41 @@ def test_the_kept_results_have_every_field_and_judge_as_the_table_does():
         assert set(kept) >= FIELDS
         assert kept["at_least"] == GOALS[kept["id"]].at_least
         assert kept["holds"] is holds(kept["at_least"], kept)
+
+
+def test_two_commits_are_told_beside_each_other_and_only_what_is_clear_is_called_better():
+    clear = Measured(id="kernel-ping", unit="µs", samples={"old": [30, 31, 32], "new": [20, 21, 22]})
+    unclear = Measured(id="memory", unit="MiB", samples={"old": [60, 70], "new": [61, 71]})
+    first, second = compare.told([clear, unclear], "old", "new").splitlines()[1:]
+    assert first.split() == ["kernel-ping", "µs", "31", "30", "to", "32", "21", "20", "to", "22", "0.6774", "better"]
+    assert second.split()[-1] == "1.015"
+
+
+def a_slice(contestant, probes_ns, shares=(1.0, 1.0), variant="v"):
+    return Slice(contestant=contestant, variant=variant, figures={"mpps": 1.0}, probes_ns=probes_ns, shares=shares)
+
+
+@pytest.mark.parametrize(
+    ("probes_ns", "shares", "regime"),
+    [
+        ((60, 80), (0.99, 0.95), "near"),
+        ((310, 340), (0.99, 0.95), "far"),
+        ((60, 310), (1, 1), ""),
+        ((170, 170), (1, 1), ""),
+        ((60, 60), (1, 0.9), ""),
+        ((60, 60), (0.9, 1), ""),
+    ],
+)
+def test_a_slice_counts_by_its_probes_and_its_cpu(probes_ns, shares, regime):
+    assert a_slice("vwire", probes_ns, shares).regime == regime
+
+
+def test_a_figure_needs_enough_slices_of_everybody():
+    near = [a_slice(name, (60, 60)) for name in ("vwire", "peer") for _ in range(5)]
+    far = [a_slice("vwire", (310, 310)) for _ in range(9)] + [a_slice("peer", (310, 310)) for _ in range(4)]
+    found = enough(near + far, ["vwire", "peer"])
+    assert list(found) == [("v", "near")]
+    assert {name: len(each) for name, each in found["v", "near"].items()} == {"vwire": 5, "peer": 5}
 
 
 def test_worse_is_left_of_the_line_whichever_way_is_better():
