@@ -52,6 +52,8 @@ class Tools:
     remover: LinkRemover = dataclasses.field(default_factory=LinkRemover)
     tables: threading.Lock = dataclasses.field(default_factory=threading.Lock)
     """Held between looking for a free routing table and taking it."""
+    live: "dict[tuple[tuple[int, int], int], KernelInterface]" = dataclasses.field(default_factory=dict)
+    """What is there of ours, by namespace and index of the link in the pod."""
 
 
 class KernelInterface:
@@ -59,9 +61,7 @@ class KernelInterface:
 
     def __init__(self, wanted: InterfaceContext, service: str, tools: Tools) -> None:
         """Makes nothing yet. `service` gives our end the readable half of its name."""
-        stem = _UNSUITED.sub("-", service)[:_SERVICE_LETTERS] or "vwire"
-        filling = link.NAME_BYTES - len(stem) - 1
-        self.our_name: Final = f"{stem}-{''.join(_LETTERS[byte % len(_LETTERS)] for byte in os.urandom(filling))}"
+        self.our_name: Final = _random_name(_UNSUITED.sub("-", service)[:_SERVICE_LETTERS] or "vwire")
         self.our_mac = link.random_mac()
         self.our_index = 0
         self.their_mac = wanted.mac or link.random_mac()
@@ -71,11 +71,15 @@ class KernelInterface:
         self._their_index = 0
         self._tools = tools
         self._has_rules = False
+        self._parked: list[KernelInterface] = []
+        """Interfaces that had our name or mark, and get it back if we go before they do."""
 
     def create(self) -> None:
         """Makes the pair and gives the pod's end its context.
 
-        A link in the pod's namespace that carries our alias is left over and is deleted first.
+        A link in the pod's namespace that carries our alias is deleted first when it is left over
+        from an earlier process, and put aside when it is one of ours that this one replaces: it has
+        its name and all else again when this one is removed and it is still there.
         Raises InvalidRequest when the namespace is not there, NameTaken when the name is, NetlinkError
         when the kernel refuses; `remove` must follow then, too.
         """
@@ -112,8 +116,36 @@ class KernelInterface:
         """Takes away whatever of this was made; what is gone already is fine."""
         if self._has_rules:
             self._remove_policies()
+        self.forget()
         if self.our_index:
             self._tools.remover.remove(self.our_index)
+        self.bring_back()
+
+    def remember(self) -> None:
+        """Notes that the link in the pod is there and ours."""
+        self._tools.live[self.netns, self._their_index] = self
+
+    def forget(self) -> None:
+        """Notes that the link in the pod is no more, or soon will be."""
+        self._tools.live.pop((self.netns, self._their_index), None)
+
+    def bring_back(self) -> None:
+        """Gives the interfaces that we put aside, and that are there still, what they had. Enters namespaces."""
+        parked, self._parked = self._parked, []
+        for each in parked:
+            if self._tools.live.get((each.netns, each._their_index)) is each:
+                try:
+                    each._unpark()
+                except (InvalidRequest, NetlinkError) as error:
+                    log.warning("%s was replaced in vain and is lost: %s", each.wanted.name, error)
+
+    def _unpark(self) -> None:
+        with self._open_pod(self.wanted.inode_url) as pod:
+            pod.enter()
+            with Channel(pod.label) as theirs:
+                theirs.execute([link.rename(self._their_index, self.wanted.name)])
+                theirs.execute([link.set_flags(self._their_index, on=link.IFF_UP)])
+        self.update(self.wanted)
 
     def _open_pod(self, url: str) -> Netns:
         """Opens the pod's namespace again. Raises NetlinkError (ENODEV) when it is another one by now."""
@@ -124,9 +156,16 @@ class KernelInterface:
         return pod
 
     def _make_room(self, theirs: Channel) -> None:
-        """Deletes what an earlier connection of the same id left in the pod's namespace."""
+        """Deletes what an earlier process left of this connection; puts aside what is to be replaced."""
         for each in link.parse_all(theirs.ask(link.list_marked(self.wanted.alias))):
-            if each.alias == self.wanted.alias:
+            if each.alias != self.wanted.alias:
+                continue
+            if (owner := self._tools.live.get((self.netns, each.index))) is not None:
+                # down: not every kernel renames a link that is up, and its routes would be in our way
+                theirs.execute([link.set_flags(each.index, off=link.IFF_UP)])
+                self._parked.append(owner)
+                theirs.execute([link.rename(each.index, _random_name("vw"))])
+            else:
                 log.info("deleting link %s (%s), left over in the pod's namespace", each.name, each.alias)
                 theirs.execute([link.delete(each.index)])
 
@@ -165,6 +204,7 @@ class KernelInterface:
     def _set_up(self, theirs: Channel) -> None:
         wanted = self.wanted
         index = self._their_index = link.index_of(wanted.name)
+        self.remember()
         self._write_settings()
         theirs.execute(
             [
@@ -313,3 +353,8 @@ def _flat(answers: Iterable[Iterable[Message]]) -> list[Message]:
 
 def _without_policies(wanted: InterfaceContext) -> InterfaceContext:
     return dataclasses.replace(wanted, policies=())
+
+
+def _random_name(stem: str) -> str:
+    filling = os.urandom(link.NAME_BYTES - len(stem) - 1)
+    return f"{stem}-{''.join(_LETTERS[byte % len(_LETTERS)] for byte in filling)}"

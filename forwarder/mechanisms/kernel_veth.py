@@ -57,6 +57,7 @@ class PodInterface(KernelInterface):
     def become(self, index: int, mac: bytes, other_mac: bytes) -> None:
         """Stands for a link that is there."""
         self._their_index, self.their_mac, self.our_mac = index, mac, other_mac
+        self.remember()
 
     @property
     def index(self) -> int:
@@ -133,6 +134,17 @@ class VethPair:
 
     def remove(self) -> None:
         """Takes the pair away; what is gone already is fine."""
+        with Netns.current() as home:
+            for end in self._ends:
+                end.forget()
+            try:
+                self._delete()
+            finally:
+                for end in self._ends:
+                    home.enter()
+                    end.bring_back()
+
+    def _delete(self) -> None:
         for end in self._ends:
             if not end.index:
                 return

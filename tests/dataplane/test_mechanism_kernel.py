@@ -97,7 +97,7 @@ def way(pod: Netns, *words: str) -> tuple[str, str, object]:
 def everything(pod: Netns) -> str:
     """All that a pod's namespace has, but for what counts up or comes late."""
     return "".join(
-        re.sub(r"<[^>]*>|state \S+", "", pod.run("ip", *words).stdout)
+        re.sub(r"<[^>]*>|state \S+|local fe80:.*\n", "", pod.run("ip", *words).stdout)
         for words in (
             ("-o", "link"),
             ("route", "show", "table", "all"),
@@ -591,3 +591,44 @@ async def test_a_changed_mtu_is_applied_to_the_same_interfaces(two_netns: tuple[
                     assert {link["mtu"] for link in our_links().values()} == {mtu}
                     await ping(client, "172.16.1.100", size=mtu - 28)
                 assert (client.ifindex("nsm-1"), endpoint.ifindex("nsm-1")) == indices
+
+
+def changed(given: Connection, *, mac: str = "", payload: str = "ETHERNET") -> Connection:
+    again = Connection()
+    again.CopyFrom(given)
+    again.payload = payload
+    again.context.ethernet_context.src_mac = mac
+    return again
+
+
+@pytest.mark.parametrize("change", [{"mac": "02:00:00:00:00:09"}, {"payload": "IP"}], ids=["address", "payload"])
+async def test_an_interface_that_is_replaced_in_vain_is_there_again(kernel, ports, netns: Netns, change):
+    given = asked(netns, src=("172.16.1.101/32", "fd00::1/128"), dst=("172.16.1.100/32", "fd00::2/128"))
+    given.context.ip_context.src_routes.add(prefix="10.9.0.0/16", nextHop="172.16.1.100")
+    policy(given, source="172.16.1.101/32", routes=(("10.8.0.0/16", ""),))
+    async with kernel.open(CLIENT, given) as opened:
+        before, names = everything(netns), set(our_links())
+        ports.error = DataplaneError("injected")
+        with pytest.raises(DataplaneError, match="injected"):
+            async with kernel.open(CLIENT, changed(given, **change)):
+                pass
+        assert sorted(everything(netns).splitlines()) == sorted(before.splitlines())
+        assert set(our_links()) == names
+        assert addresses(netns) == {"172.16.1.101/32", "fd00::1/128"}
+        assert opened.serves(given)
+        await opened.update(changed(given))
+    assert set(netns.links()) == {"lo"}
+
+
+async def test_an_interface_is_replaced_under_its_name_and_the_old_one_goes_after_it(kernel, netns: Netns):
+    given = asked(netns, src=("172.16.1.101/32", "fd00::1/128"), dst=("172.16.1.100/32", "fd00::2/128"))
+    async with AsyncExitStack() as new:
+        async with kernel.open(CLIENT, given):
+            await new.enter_async_context(kernel.open(CLIENT, changed(given, mac="02:00:00:00:00:09")))
+            assert len(netns.links()) == 3
+        assert set(netns.links()) == {"lo", "nsm-1"}
+        assert netns.links()["nsm-1"]["address"] == "02:00:00:00:00:09"
+        assert addresses(netns) == {"172.16.1.101/32", "fd00::1/128"}
+        assert way(netns, "172.16.1.100")[0] == way(netns, "fd00::2")[0] == "nsm-1"
+    assert set(netns.links()) == {"lo"}
+    assert our_links() == {}
