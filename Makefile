@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 PYTEST_ARGS ?=
 RESULTS := build/test-results
-SUITES := unit dataplane mesh interop fuzz sanitize
+SUITES := unit dataplane mesh interop fuzz sanitize tsan
 BENCH ?= full
 ONLY ?=
 COMPARE ?=
@@ -107,6 +107,32 @@ test-sanitize: needs-test build/.sanitized    ## the core under ASan and UBSan
 	  LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
 	  $(abspath $(BIN))/python -m pytest $(SANITIZE_TESTS) --junitxml=$(CURDIR)/$(RESULTS)/sanitize.xml \
 	    -o junit_suite_name=sanitize -o timeout=600 $(PYTEST_ARGS) </dev/null 2>&1 | tee $(CURDIR)/$(RESULTS)/sanitize.log
+
+# And with the thread sanitizer, under the tests in which control changes what a running worker
+# uses: plans, hand-overs between workers, sessions that come and go. Its shadow memory needs
+# addresses that are not spread over all of the address space.
+TSAN_TREE := build/tsan
+TSAN_TESTS := tests/dataplane/test_workers.py tests/dataplane/test_measurements.py tests/dataplane/test_memif_hostile.py
+
+build/.tsan: $(CORE_SOURCES) | $(VENV_READY)
+	@mkdir -p $(TSAN_TREE)
+	rm -rf $(TSAN_TREE)/src_ext && cp -a src_ext $(TSAN_TREE)/
+	cp -a setup.py pyproject.toml README.md LICENSE $(TSAN_TREE)/
+	cd $(TSAN_TREE) && mkdir -p forwarder/dataplane && \
+	  CFLAGS=-Wno-tsan VWIRE_SANITIZE=thread $(abspath $(BIN))/python setup.py -q build_ext --inplace
+	@touch $@
+
+test-tsan: needs-test build/.tsan    ## what workers and control share, under TSan
+	@mkdir -p $(RESULTS)
+	@echo "--- test-tsan"
+	@cd $(TSAN_TREE) && rm -rf tests && cp -a ../../tests . && \
+	  (cd ../.. && find forwarder -name '*.so' -prune -o -name __pycache__ -prune -o -type f -print0 \
+	    | xargs -0 cp --parents -t $(TSAN_TREE)) && \
+	  VWIRE_SANITIZE=thread LD_PRELOAD="$$(cc -print-file-name=libtsan.so)" \
+	  TSAN_OPTIONS=report_thread_leaks=0:suppressions=tests/support/tsan.suppressions \
+	  setarch -R $(abspath $(BIN))/python -m pytest $(TSAN_TESTS) --capture=sys \
+	    --junitxml=$(CURDIR)/$(RESULTS)/tsan.xml -o junit_suite_name=tsan -o timeout=600 $(PYTEST_ARGS) </dev/null 2>&1 \
+	    | tee $(CURDIR)/$(RESULTS)/tsan.log
 
 # --- What tools can check -------------------------------------------------------------------
 

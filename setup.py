@@ -1,7 +1,8 @@
 """The list of compiled modules and their directives; nothing else.
 
-VWIRE_SANITIZE=1 builds them with the address and undefined-behaviour sanitizers; VWIRE_NO_CORE=1
-leaves them out, for an editable install whose core `make build` compiles in place.
+VWIRE_SANITIZE=1 builds them with the address and undefined-behaviour sanitizers, VWIRE_SANITIZE=thread
+with the thread sanitizer; VWIRE_NO_CORE=1 leaves them out, for an editable install whose core
+`make build` compiles in place.
 """
 
 import os
@@ -11,7 +12,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 ROOT = Path("src_ext")
-SANITIZE = os.environ.get("VWIRE_SANITIZE") == "1"
+SANITIZE = {"": "", "1": "address,undefined", "thread": "thread"}[os.environ.get("VWIRE_SANITIZE", "")]
 NO_CORE = os.environ.get("VWIRE_NO_CORE") == "1"
 
 WARNINGS = [
@@ -25,14 +26,8 @@ WARNINGS = [
 COMPILE = ["-std=gnu11", "-O3", "-fno-strict-aliasing", "-fno-plt", *WARNINGS]
 LINK: list[str] = []
 if SANITIZE:
-    COMPILE += [
-        "-O1",
-        "-g",
-        "-fsanitize=address,undefined",
-        "-fno-sanitize-recover=undefined",
-        "-fno-omit-frame-pointer",
-    ]
-    LINK += ["-fsanitize=address,undefined"]
+    COMPILE += ["-O1", "-g", f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
+    LINK += [f"-fsanitize={SANITIZE}"]
 
 DIRECTIVES = {
     "language_level": 3,

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import inspect
 import os
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -28,6 +29,11 @@ def pytest_configure(config: pytest.Config) -> None:
         isolate_process()
     except OSError as error:
         config.stash[_ISOLATED] = f"needs CAP_SYS_ADMIN and CAP_NET_ADMIN: {error}"
+    if os.environ.get("VWIRE_SANITIZE") == "thread":
+        # The sanitizer starts a thread of its own with the first of ours, and keeps it.
+        thread = threading.Thread(target=int)
+        thread.start()
+        thread.join()
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -27,6 +27,7 @@ from forwarder.dataplane.atomics cimport (
     load_acquire64,
     load_acquire_int,
     load_acquire_ptr,
+    load_relaxed32,
     load_relaxed64,
     store_release32,
     store_release64,
@@ -356,7 +357,7 @@ cdef void run(worker_t *self) noexcept nogil:
                 stalled = True
             else:
                 rest_wire(self, wire, now)
-            if (wire.a_to_b.source.state | wire.b_to_a.source.state) & PORT_DEAD:
+            if (load_relaxed32(&wire.a_to_b.source.state) | load_relaxed32(&wire.b_to_a.source.state)) & PORT_DEAD:
                 report_dead(self, wire.a_to_b.source)
                 report_dead(self, wire.b_to_a.source)
             wire = next_wire
