@@ -1,5 +1,6 @@
 """Programs that a bench runs for as long as it needs them, and never longer."""
 
+import ctypes
 import os
 import shutil
 import signal
@@ -12,8 +13,11 @@ from pathlib import Path
 from bench.results import ROOT
 
 NICE = -19
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 NATIVE = ROOT / "bench" / "native"
 BUILD = ROOT / "build" / "bench"
+
+_libc = ctypes.CDLL(None)
 
 
 @contextmanager
@@ -58,14 +62,22 @@ def installed(name: str, package: str) -> str:
 
 @contextmanager
 def running(command: Sequence[str], log: Path, **options: object) -> Iterator[subprocess.Popen[str]]:
-    """Runs a program with its standard input open; ends it, stopped or not, on leaving."""
+    """Runs a program with its standard input open; ends it, stopped or not, on leaving.
+
+    Nor does it outlive us when we are killed: some of these poll, and would do so for ever.
+    """
     settings: dict[str, object] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
+    settings["preexec_fn"] = _end_with_us
     with log.open("w") as told:
         process = subprocess.Popen(list(command), stderr=told, **(settings | options))  # type: ignore[call-overload]
         try:
             yield process
         finally:
             end(process)
+
+
+def _end_with_us() -> None:
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def end(process: subprocess.Popen[str], patience_s: float = 10) -> None:

@@ -2,7 +2,7 @@
 
 It tries ring sizes with frames that go round between two data planes over memif, poll windows and
 CPUs with TCP and pings between two network namespaces of its own, and looks how long the kernel
-keeps a CPU from those who want it. That takes about half a minute, and all CPUs: a busy host gives
+keeps a CPU from those who want it. That takes less than a minute, and all CPUs: a busy host gives
 wrong answers, and is disturbed. Nothing is left but the file.
 
 The forwarder loads it: `vwire forwarder --profile FILE`, or NSM_PROFILE.
@@ -34,7 +34,7 @@ DEFAULT = "vwire-profile.yaml"
     default=Path(DEFAULT),
     help=f"File to write, replaced when it is there. [default: {DEFAULT}]",
 )
-@click.option("--rounds", type=click.IntRange(1, 20), default=3, help="Measurements of each value. [default: 3]")
+@click.option("--rounds", type=click.IntRange(1, 20), default=5, help="Measurements of each value. [default: 5]")
 def command(*, output: Path, rounds: int) -> None:
     """Runs `vwire tune`."""
     with program.errors_told("tune"):

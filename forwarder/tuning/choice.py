@@ -10,14 +10,24 @@ TOLERANCE = 0.03
 """Differences below this are noise."""
 
 
-def first_good(scores: Mapping[T, Sequence[float]]) -> T:
-    """Returns the first candidate whose median is within the tolerance of the best; more is better.
+def relative(found: Mapping[T, float]) -> dict[T, float]:
+    """Returns what one round found, each over the round's median.
 
-    So list the cheapest first.
+    What a host gives changes from second to second, tenfold where its CPUs are now near to each
+    other and now far apart; values of the same round were taken beside each other.
+    """
+    middle = statistics.median(found.values())
+    return {candidate: value / middle for candidate, value in found.items()}
+
+
+def first_good(scores: Mapping[T, Sequence[float]], tolerance: float = TOLERANCE) -> T:
+    """Returns the first candidate whose median is within `tolerance` of the best; more is better.
+
+    So list the cheapest first; the tolerance is what may be given up for it.
     """
     medians = {candidate: statistics.median(values) for candidate, values in scores.items()}
     best = max(medians.values())
-    return next(candidate for candidate, median in medians.items() if median >= (1 - TOLERANCE) * best)
+    return next(candidate for candidate, median in medians.items() if median >= (1 - tolerance) * best)
 
 
 def worker_counts(cpus: int) -> list[int]:

@@ -13,6 +13,8 @@ from forwarder.tuning.profile import Profile
 
 SMALL, LARGE = 64, 1500
 RINGS = (8, 9, 10, 11, 12)
+RING_TOLERANCE = 0.1
+"""A ring of twice the size takes twice the memory and cache, which others need, too."""
 WINDOWS_S = (0.0, 20e-6, 50e-6, 100e-6, 200e-6)
 HICCUP_S = 2.0
 
@@ -38,7 +40,7 @@ class Tuned:
 class Sweep:
     """Measures and chooses, knob by knob; `profile` is what is chosen so far."""
 
-    def __init__(self, *, rounds: int = 3, cpus: Sequence[int] = ()) -> None:
+    def __init__(self, *, rounds: int = 5, cpus: Sequence[int] = ()) -> None:
         """`cpus` may be used; all that this process may run on when empty. `rounds` measurements of each value."""
         self.profile = Profile()
         self._rounds = rounds
@@ -84,16 +86,21 @@ class Sweep:
         scores: dict[int, list[float]] = defaultdict(list)
         rates: dict[int, list[tuple[float, float]]] = defaultdict(list)
         for _ in range(self._rounds):
+            found: dict[int, float] = {}
             for log2_ring in RINGS:
                 small, large = await self._mpps(workers=1, log2_ring=log2_ring)
-                scores[log2_ring].append(math.sqrt(small * large))
+                found[log2_ring] = math.sqrt(small * large)
                 rates[log2_ring].append((small, large))
                 told = f"{small:.1f} Mpps of {SMALL} B, {large:.1f} Mpps of {LARGE} B"
                 yield Trial(knob="memif_ring_slots", value=str(2**log2_ring), told=told)
-        best = choice.first_good(scores)
+            for log2_ring, score in choice.relative(found).items():
+                scores[log2_ring].append(score)
+        best = choice.first_good(scores, RING_TOLERANCE)
         self.profile = replace(self.profile, memif_ring_slots=2**best)
         small, large = (statistics.median(values) for values in zip(*rates[best], strict=True))
-        why = f"{small:.1f} Mpps of {SMALL} B, {large:.1f} Mpps of {LARGE} B; larger ones gain less than 3 %"
+        why = f"{small:.1f} Mpps of {SMALL} B, {large:.1f} Mpps of {LARGE} B; " + (
+            "the largest tried" if best == max(RINGS) else f"larger ones gain less than {RING_TOLERANCE:.0%}"
+        )
         yield Tuned(knob="memif_ring_slots", why=why)
 
     async def _workers_and_cpus(self) -> AsyncIterator[Trial | Tuned]:
@@ -112,18 +119,22 @@ class Sweep:
 
     async def _poll_window(self) -> AsyncIterator[Trial | Tuned]:
         """Tries the poll window with workers that are pinned and that are not; both compete with the pods."""
+        scores: dict[tuple[tuple[int, ...], float], list[float]] = defaultdict(list)
         figures: dict[tuple[tuple[int, ...], float], list[kernel_wire.Figures]] = defaultdict(list)
         async with kernel_wire.pods() as pods:
             for _ in range(self._rounds):
+                found: dict[tuple[tuple[int, ...], float], float] = {}
                 for place in self._places:
                     for window_s in WINDOWS_S:
-                        found = await pods.measure(cpus=place, poll_window_s=window_s)
-                        figures[place, window_s].append(found)
+                        measured = await pods.measure(cpus=place, poll_window_s=window_s)
+                        # A ping counts by its root: half the time is worth as much as 1.4 times the rate.
+                        found[place, window_s] = measured.gbps / math.sqrt(measured.ping_us)
+                        figures[place, window_s].append(measured)
                         value = f"{1e6 * window_s:.0f}us, {f'CPU {place[0]}' if place else 'not pinned'}"
-                        told = f"TCP {found.gbps:.1f} Gbit/s, ping {found.ping_us:.0f} us"
+                        told = f"TCP {measured.gbps:.1f} Gbit/s, ping {measured.ping_us:.0f} us"
                         yield Trial(knob="poll_window", value=value, told=told)
-        # TCP counts as it is, a ping by its square root: half the time is worth as much as 1.4 times the rate.
-        scores = {key: [each.gbps / math.sqrt(each.ping_us) for each in found] for key, found in figures.items()}
+                for key, score in choice.relative(found).items():
+                    scores[key].append(score)
         place, window_s = choice.first_good(scores)
         pinned = self._cpus[-self.profile.workers :] if place else ()
         self.profile = replace(self.profile, poll_window_s=window_s, worker_cpus=tuple(pinned))
