@@ -252,8 +252,7 @@ class VethJoint:
         Frames and bytes are with their Ethernet header, with payload IP too; a super-frame is one.
         What the kernel dropped at a device has no other reason than that.
         """
-        near = self._links.statistics(self._client.pod.place)
-        far = self._links.statistics(self._endpoint.pod.place)
+        near, far = self._links.statistics(self._client.pod.place, self._endpoint.pod.place)
         if near is None or far is None:
             return None
         return VwireStatistics(name=self._name, a_to_b=_flow(near, far), b_to_a=_flow(far, near))

@@ -23,7 +23,7 @@ from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 from forwarder.errors import NetlinkError
 from forwarder.netlink import link, nsid
 from forwarder.netlink.channel import Channel
-from forwarder.netlink.link import Statistics
+from forwarder.netlink.link import Link, Statistics
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ _RECEIVE_BYTES: Final = 1 << 16
 _QUEUE_BYTES: Final = 4 << 20
 _ANCILLARY_BYTES: Final = socket.CMSG_SPACE(4)
 _MESSAGES_PER_WAKE: Final = 64
+_NOT_THERE: Final = Link(index=0, name="")
 
 Place = tuple[int, int]
 """Number of the namespace, index of the link."""
@@ -50,24 +51,28 @@ class RemoteLinks:
         # Of all that is heard only these are decoded.
         self._marshal.msg_map = {kind: MarshalRtnl.msg_map[kind] for kind in (RTM_DELLINK, RTM_DELNSID)}
 
-    def statistics(self, place: Place) -> Statistics | None:
-        """Returns a link's counters; None when it is not there."""
+    def statistics(self, *places: Place) -> list[Statistics | None]:
+        """Returns each link's counters, None for one that is not there."""
         if self._channel is None:
             self._channel = Channel()
-        number, index = place
+        requests = [link.get(index, nsid=number, may_be_absent=True) for number, index in places]
         try:
-            found = link.parse_all(self._channel.execute([link.get(index, nsid=number, may_be_absent=True)])[0])
+            answers = self._channel.execute(requests)
         except NetlinkError as error:
-            log.debug("%s", error)  # the whole namespace has gone
-            return None
-        return found[0].statistics if found else None
+            log.debug("%s", error)  # a whole namespace has gone, and with one end of a pair the other
+            return [None] * len(places)
+        return [each.statistics for answer in answers for each in link.parse_all(answer) or [_NOT_THERE]]
+
+    def present(self, place: Place) -> bool:
+        """Says whether a link is there."""
+        return self.statistics(place) != [None]
 
     def watch(self, place: Place, gone: Callable[[str], None]) -> None:
         """Calls `gone`, once and with the reason, when the link is not there any more; now, if it is not."""
         if self._events is None:
             self._events = self._listen()
         self._listeners[place] = gone
-        if self.statistics(place) is None:
+        if not self.present(place):
             self._tell(place, "it is not there")
 
     def forget(self, place: Place) -> None:
@@ -118,7 +123,7 @@ class RemoteLinks:
                     raise
                 # Events were lost: look at every link.
                 for place in list(self._listeners):
-                    if self.statistics(place) is None:
+                    if not self.present(place):
                         self._tell(place, "it was deleted")
                 continue
             self._take(data, _origin(ancillary))
@@ -126,12 +131,21 @@ class RemoteLinks:
     def _take(self, data: bytes, origin: int | None) -> None:
         for message in self._marshal.parse(data):
             kind = message["header"]["type"]
-            if kind == RTM_DELLINK and origin is not None:
-                self._tell((origin, message["index"]), "it was deleted or moved to another namespace")
+            if kind == RTM_DELLINK:
+                number = self._own_number() if origin is None else origin
+                if number is not None:
+                    self._tell((number, message["index"]), "it was deleted or moved to another namespace")
             elif kind == RTM_DELNSID and origin is None:
                 number = nsid.number(message)
                 for place in [each for each in self._listeners if each[0] == number]:
                     self._tell(place, "its network namespace has gone")
+
+    def _own_number(self) -> int | None:
+        """Returns the number that our namespace has in itself, if a link here is watched like any other."""
+        if self._channel is None:
+            return None
+        with open("/proc/thread-self/ns/net", "rb") as own:
+            return nsid.known(self._channel, own.fileno())
 
     def _tell(self, place: Place, why: str) -> None:
         gone = self._listeners.pop(place, None)

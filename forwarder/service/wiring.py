@@ -9,7 +9,7 @@ is there again.
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from forwarder.api.connection_pb2 import Connection, Mechanism
 from forwarder.api.context import Side
@@ -45,6 +45,18 @@ class _End:
 
 
 _Ends = dict[Side, _End]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Task:
+    """What `apply` is to bring about."""
+
+    agreed: Connection
+    endpoint: Mechanism
+    wish: Wish
+    undo: AsyncExitStack
+    """Goes back to what was before, within `seconds`."""
+    seconds: float
 
 
 class Wiring:
@@ -113,7 +125,8 @@ class Wiring:
         async with undone_on_failure(seconds) as undo:
             undo.callback(self._recall_fault, self._fault)
             self._fault = ""
-            await self._first_that_works(agreed, endpoint, asked, wish, undo, seconds)
+            task = _Task(agreed=agreed, endpoint=endpoint, wish=wish, undo=undo, seconds=seconds)
+            await self._first_mechanism(task, asked)
             for side, end in self._ends.items():
                 await self._update(end, agreed, undo, kept=old.get(side) is end)
         replaced = [end for side, end in old.items() if self._ends[side] is not end]
@@ -130,20 +143,13 @@ class Wiring:
                     stack.push_async_callback(ends[side].stack.aclose)
             stack.push_async_callback(self._part)
 
-    async def _first_that_works(
-        self,
-        agreed: Connection,
-        endpoint: Mechanism,
-        asked: Sequence[Mechanism],
-        wish: Wish,
-        undo: AsyncExitStack,
-        seconds: float,
-    ) -> None:
+    async def _first_mechanism(self, task: _Task, asked: Sequence[Mechanism]) -> None:
+        """Joins the endpoint's mechanism to the first of the caller's that works."""
         failures: list[str] = []
         last: ForwarderError | None = None
         for mechanism in asked:
             try:
-                await self._first_datapath(agreed, endpoint, mechanism, wish, undo, seconds)
+                await self._first_datapath(task, mechanism)
             except ForwarderError as error:
                 _log.info("mechanism %s cannot be used: %s", mechanism.type, error)
                 failures.append(f"{mechanism.type}: {error}")
@@ -155,23 +161,13 @@ class Wiring:
             raise last
         raise unsupported([each.type for each in asked], self._datapaths.mechanisms, "; ".join(failures)) from last
 
-    async def _first_datapath(
-        self,
-        agreed: Connection,
-        endpoint: Mechanism,
-        caller: Mechanism,
-        wish: Wish,
-        undo: AsyncExitStack,
-        seconds: float,
-    ) -> None:
-        """Joins the two mechanisms by the first datapath that works."""
+    async def _first_datapath(self, task: _Task, caller: Mechanism) -> None:
+        """Joins the endpoint's mechanism to the caller's by the first datapath that works."""
         failed = ""
-        possible = choices(wish, caller.type, endpoint.type, self._datapaths, self._unfit)
+        possible = choices(task.wish, caller.type, task.endpoint.type, self._datapaths, self._unfit)
         for choice in possible:
             try:
-                await self._use(
-                    replace(choice, reason=failed or choice.reason), agreed, endpoint, caller, undo, seconds
-                )
+                await self._use(task, replace(choice, reason=failed or choice.reason), caller)
             except RequestError:
                 raise  # no other datapath would take it
             except ForwarderError as error:
@@ -183,24 +179,17 @@ class Wiring:
             else:
                 return
 
-    async def _use(
-        self,
-        choice: Choice,
-        agreed: Connection,
-        endpoint: Mechanism,
-        caller: Mechanism,
-        undo: AsyncExitStack,
-        seconds: float,
-    ) -> None:
-        """Opens or keeps both ends, the endpoint's first, and joins them; `undo` goes back."""
-        async with undone_on_failure(seconds) as attempt:
+    async def _use(self, task: _Task, choice: Choice, caller: Mechanism) -> None:
+        """Opens or keeps both ends, the endpoint's first, and joins them."""
+        mechanisms = {Side.ENDPOINT: task.endpoint, Side.CLIENT: caller}
+        async with undone_on_failure(task.seconds) as undo:
             new = {
-                side: await self._end(choice.datapath, side, agreed, mechanism, attempt)
-                for side, mechanism in ((Side.ENDPOINT, endpoint), (Side.CLIENT, caller))
+                side: await self._end(choice.datapath, side, task.agreed, mechanism, undo)
+                for side, mechanism in mechanisms.items()
             }
             if new != self._ends:
-                await self._join(new, choice, attempt)
-            undo.push_async_exit(attempt.pop_all())
+                await self._join(new, choice, undo)
+            task.undo.push_async_exit(undo.pop_all())
         self._choice = choice
 
     async def _end(
