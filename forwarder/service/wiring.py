@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 
 from forwarder.api.connection_pb2 import Connection, Mechanism
 from forwarder.api.context import Side
@@ -76,6 +77,8 @@ class Wiring:
         self._choice: Choice | None = None
         self._fault = ""
         """What broke since the last `apply`, though it may have come back to life."""
+        self._broken_ends: _Ends = {}
+        """Those it was told of. What breaks because another takes its place is no fault of that one."""
         self._unfit: dict[str, str] = {}
         """Datapaths that failed, and why: `auto` does not try them again."""
 
@@ -105,7 +108,7 @@ class Wiring:
         for end in self._ends.values():
             if end.opened.fault:
                 return f"{end.opened.interface}: {end.opened.fault}"
-        return self._fault
+        return self._fault if self._broken_ends is self._ends else ""
 
     def statistics(self) -> VwireStatistics | None:
         """Returns what has flowed, `a` being the caller's end; None where nobody counts."""
@@ -209,7 +212,7 @@ class Wiring:
 
     async def _join(self, new: _Ends, choice: Choice, undo: AsyncExitStack) -> None:
         """Joins the new ends instead of those that are joined."""
-        undo.push_async_callback(self._rejoin, dict(self._ends), self._choice)
+        undo.push_async_callback(self._rejoin, self._ends, self._choice)
         await self._part()
         await self._joint_of(new, choice)
         _log.info("carried by datapath %s: %s", choice.datapath.name, choice.reason)
@@ -224,11 +227,11 @@ class Wiring:
         self._ends = ends
         client, endpoint = ends[Side.CLIENT].opened, ends[Side.ENDPOINT].opened
         self._joint = await self._joined.enter_async_context(
-            choice.datapath.join(client, endpoint, name=self._name, broken=self._note_fault)
+            choice.datapath.join(client, endpoint, name=self._name, broken=partial(self._note_fault, ends))
         )
 
-    def _note_fault(self, why: str) -> None:
-        self._fault = why
+    def _note_fault(self, ends: _Ends, why: str) -> None:
+        self._fault, self._broken_ends = why, ends
         self._broken(why)
 
     def _recall_fault(self, before: str) -> None:

@@ -5,8 +5,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from forwarder.api.connection_pb2 import Connection
+from forwarder.api.context import Side
 from forwarder.errors import DataplaneError, InvalidRequest, MechanismUnsupported
 from forwarder.service.datapaths import Datapaths, Wanted, Wish, choices, wish
+from tests.support.clock import settle
 from tests.support.fake_mechanism import FakeOpenPort, FakeVwire, World, asked
 from tests.unit.service.test_request import Scene
 
@@ -27,15 +29,19 @@ class Direct:
         name = f"{self.name}/{connection.mechanism.parameters['name']}"
         await self._world.step(f"open {side.value} {name}")
         self._world.held.append(f"{side.value} {name}")
+        opened = FakeOpenPort(self._world, name, side, connection)
+        self._world.ports.append(opened)
         try:
-            yield FakeOpenPort(self._world, name, side, connection)
+            yield opened
         finally:
+            self._world.ports.remove(opened)
             self._world.held.remove(f"{side.value} {name}")
             await self._world.step(f"close {side.value} {name}")
 
     @asynccontextmanager
     async def join(self, client, endpoint, *, name, broken):
         await self._world.step(f"join {client.interface} {endpoint.interface}")
+        self.broken = broken
         self._world.held.append(f"{self.name} {name}")
         try:
             yield FakeVwire(name)
@@ -176,6 +182,43 @@ async def test_the_datapath_changes_with_the_label_and_the_old_one_closes_last()
         answer.labels["datapath"] = "kernel"
         await scene.request(answer)
         assert (await datapath_of(scene))[0] == "veth"
+        await scene.close(answer)
+    scene.nothing_left()
+
+
+async def test_an_end_that_breaks_because_another_takes_its_place_makes_nothing_down():
+    made = []
+    scene = Scene(direct=lambda world: made.extend([Direct(world, "KERNEL", "veth")]) or made)
+    async with scene.forwarder:
+        answer = await scene.request(scene.first())
+        step = scene.world.step
+
+        async def breaking(what):
+            await step(what)
+            if what.startswith("open client KERNEL"):
+                made[0].broken("KERNEL/nsm-1: it was deleted")
+
+        scene.world.step = breaking
+        answer.labels["datapath"] = "userspace"
+        await scene.request(answer)
+        await settle()
+        (status,) = scene.forwarder.statistics().connections
+        assert (status.datapath, status.state) == ("userspace", "UP")
+        await scene.close(answer)
+    scene.nothing_left()
+
+
+async def test_an_end_that_breaks_makes_the_connection_down_until_a_request_mends_it():
+    made = []
+    scene = Scene(direct=lambda world: made.extend([Direct(world, "KERNEL", "veth")]) or made)
+    async with scene.forwarder:
+        answer = await scene.request(scene.first())
+        scene.world.port(Side.CLIENT).port.dead = True
+        made[0].broken("KERNEL/nsm-1: it was deleted")
+        await settle()
+        assert scene.forwarder.statistics().connections[0].state == "DOWN"
+        await scene.request(answer)
+        assert scene.forwarder.statistics().connections[0].state == "UP"
         await scene.close(answer)
     scene.nothing_left()
 
