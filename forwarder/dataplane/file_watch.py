@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -70,7 +71,8 @@ class FileWatch:
                 remove_inotify_watch(self._fd, number)
         if not self._waiting and self._fd >= 0:
             asyncio.get_running_loop().remove_reader(self._fd)
-            os.close(self._fd)
+            # The kernel lets go of it only after tens of milliseconds: not on our thread.
+            threading.Thread(target=os.close, args=(self._fd,), name="vwire-inotify").start()
             self._fd = -1
 
     def _read(self) -> None:

@@ -204,19 +204,20 @@ class MemifLink:
         try:
             while not self._stopping.is_set():
                 with self._appearing() as appeared:
-                    try:
-                        sock = sock or await open_control_socket(self._spec.netns)
-                        sock.connect(target)
-                    except OSError as error:
-                        self._note_end(f"cannot connect: {error.strerror or error}")
-                    else:
-                        connected, sock = sock, None
-                        return connected
-                    await self._wait_stopping(_less_a_part(knock_pause_s(loop.time() - since)), or_event=appeared)
-                    if appeared.is_set():
-                        # It is bound, and will be listened on in a moment.
-                        since = loop.time()
-                        await self._wait_stopping(0.0005)
+                    while not self._stopping.is_set() and not appeared.is_set():
+                        try:
+                            sock = sock or await open_control_socket(self._spec.netns)
+                            sock.connect(target)
+                        except OSError as error:
+                            self._note_end(f"cannot connect: {error.strerror or error}")
+                        else:
+                            connected, sock = sock, None
+                            return connected
+                        pause_s = _less_a_part(knock_pause_s(loop.time() - since))
+                        await self._wait_stopping(pause_s, or_event=appeared)
+                # It is bound, and will be listened on in a moment.
+                since = loop.time()
+                await self._wait_stopping(0.0005)
             return None
         finally:
             if sock is not None:
