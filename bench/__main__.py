@@ -11,7 +11,7 @@ from bench import compare, plot
 from bench.goals import GOALS, chosen
 from bench.programs import first_in_line
 from bench.report import told
-from bench.results import FILE, Measured, commit, load, machine, row, save, this_run
+from bench.results import FILE, Measured, commit, load, machine, ordered, row, save, this_run
 from bench.run import Run
 from bench.trees import THIS, Tree, commits
 
@@ -75,7 +75,7 @@ def run_table(ids: Sequence[str], *, quick: bool) -> int:
     """Measures this tree, and keeps the numbers."""
     of_all = this_run(quick=quick)
     measured, failed = measure(ids, [THIS], quick=quick)
-    rows = [row(each, THIS.name, of_all) for each in measured]
+    rows = ordered([row(each, THIS.name, of_all) for each in measured])
     missing = [name for name in ids if name not in {each["id"] for each in rows}]
     if rows:
         save(rows)

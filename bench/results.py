@@ -132,11 +132,19 @@ def load(path: Path = FILE) -> list[Row]:
     return rows
 
 
-def save(rows: Sequence[Row], path: Path = FILE) -> list[Row]:
-    """Puts rows into the file, in place of earlier ones of the same ids, in the table's order; returns all."""
+def ordered(rows: Sequence[Row]) -> list[Row]:
+    """Returns rows in the table's order, one way before both ways, near before far."""
+    ids = list(GOALS)
+
+    def place(row: Row) -> tuple[int, bool, bool]:
+        known = ids.index(row["id"]) if row["id"] in ids else len(ids)
+        return known, row.get("direction") == "both ways", row.get("regime") == "far"
+
+    return sorted(rows, key=place)
+
+
+def save(rows: Sequence[Row], path: Path = FILE) -> None:
+    """Puts rows into the file, in place of earlier ones of the same ids."""
     renewed = {row["id"] for row in rows}
-    kept = [row for row in load(path) if row["id"] not in renewed] + list(rows)
-    order = list(GOALS)
-    kept.sort(key=lambda row: order.index(row["id"]) if row["id"] in order else len(order))
+    kept = ordered([row for row in load(path) if row["id"] not in renewed] + list(rows))
     path.write_text("[\n" + ",\n".join(" " + json.dumps(row, ensure_ascii=False) for row in kept) + "\n]\n")
-    return kept

@@ -91,7 +91,7 @@ def test_a_partial_run_keeps_the_other_rows(tmp_path):
     near = row(MEMIF, "vwire", {})
     far = {**near, "regime": "far"}
     save([memory], path)
-    save([near, far], path)
+    save([far, near], path)
     assert [(each["id"], each.get("regime")) for each in load(path)] == [
         ("memif-memif-64", "near"),
         ("memif-memif-64", "far"),
