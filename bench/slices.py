@@ -1,5 +1,6 @@
 """Forwarders that take turns in short slices, and which slices count (README)."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -146,8 +147,9 @@ class Field:
 
 
 def slug(name: str) -> str:
-    """Returns a name without blanks, for commands and files."""
-    return "".join(character if character.isalnum() else "-" for character in name)
+    """Returns a name without blanks and of at most 31 letters, for the generator's commands and for files."""
+    plain = "".join(character if character.isalnum() else "-" for character in name)
+    return plain if len(plain) <= 31 else f"{plain[:22]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 @contextmanager

@@ -65,7 +65,7 @@ def _checkout(name: str) -> Iterator[Tree]:
     try:
         print(f"building {name} ({short})", flush=True)
         subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], cwd=root, check=True)
-        yield Tree(name=name if name == short else f"{name} ({short})", root=root)
+        yield Tree(name=short if name.startswith(short) else f"{name} ({short})", root=root)
     finally:
         _git("worktree", "remove", "--force", str(root))
 
