@@ -38,6 +38,8 @@ from forwarder.errors import DataplaneError, RemoteProtocolError
 
 log = logging.getLogger(__name__)
 
+_jitter = random.Random()  # noqa: S311 - it spreads retries, it hides nothing
+
 KNOCK_FIRST_S: Final = 0.005
 KNOCK_LONGEST_S: Final = 2.0
 KNOCK_PART: Final = 1 / 16
@@ -207,6 +209,8 @@ class MemifLink:
                     while not self._stopping.is_set() and not appeared.is_set():
                         try:
                             sock = sock or await open_control_socket(self._spec.netns)
+                            if self._stopping.is_set():
+                                return None
                             sock.connect(target)
                         except OSError as error:
                             self._note_end(f"cannot connect: {error.strerror or error}")
@@ -311,4 +315,4 @@ def knock_pause_s(waited_s: float) -> float:
 
 def _less_a_part(pause_s: float) -> float:
     """Spreads what would otherwise happen everywhere at once."""
-    return pause_s * random.uniform(0.75, 1.0)  # noqa: S311 - it hides nothing
+    return pause_s * _jitter.uniform(0.75, 1.0)
