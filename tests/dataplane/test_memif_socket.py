@@ -21,6 +21,7 @@ from forwarder.dataplane.memif_listener import HALF_OPEN_MAX, MemifListeners
 from forwarder.dataplane.memif_socket import socket_address
 from forwarder.dataplane.spec import MemifPortSpec, Mode, Role
 from forwarder.errors import DataplaneError, RemoteProtocolError
+from forwarder.netns import Netns
 from tests.support.memif_peer import (
     HELLO,
     ClientPeer,
@@ -523,6 +524,18 @@ async def test_a_start_that_fails_leaves_nothing():
     with pytest.raises(DataplaneError):
         await made.start()
     await made.close()
+
+
+async def test_a_link_that_is_closed_while_its_socket_is_being_opened_does_not_connect():
+    async with link(Role.SERVER, "@/vwire/early"):
+        with Netns.current() as here:
+            made = MemifLink(
+                MemifPortSpec(role=Role.CLIENT, address="@/vwire/early", netns=here.fileno()), KeptMemory()
+            )
+            await made.start()
+            await asyncio.sleep(0)  # its task is on the way to another thread
+            await made.close()
+            assert made.connections == 0
 
 
 async def test_closing_can_be_cancelled_and_still_closes():
