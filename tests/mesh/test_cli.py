@@ -90,6 +90,23 @@ def test_a_namespace_is_named_by_a_process_in_it(tmp_path, pods):
             assert "nsm-1" in app.links()
 
 
+def test_a_namespace_is_named_as_ip_netns_names_it(tmp_path, pods):
+    _, server, _ = pods
+    name = f"vwire-test-{os.getpid()}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        with mesh(tmp_path, server) as (_, _, url):
+            with running("client", "--insecure", "--connect-to", url, "--netns", name, "kernel://web/nsm-1") as nsc:
+                nsc.wait_for("1 vWires are up")
+                ping = ("ip", "netns", "exec", name, "ping", "-c", "1", "-W", "5", "172.16.0.0")
+                assert " 1 received" in subprocess.run(ping, capture_output=True, text=True, check=True).stdout
+            told = vwire("client", "--insecure", "--connect-to", url, "--netns", "no-such", "kernel://web/nsm-1")
+            assert told.returncode != 0
+            assert "/run/netns/no-such" in told.stderr
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+
+
 def test_once_makes_a_vwire_and_closes_it(tmp_path, pods):
     app, server, _ = pods
     with mesh(tmp_path, server) as (_, _, url):
