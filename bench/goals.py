@@ -129,7 +129,9 @@ GOALS: Mapping[str, Goal] = {
         aim="ours <= 20",
     ),
     "startup": Goal(script="startup", what="process start to SERVING", at_least="ours <= 1"),
-    "memory": Goal(script="memory", what="resident memory with one vWire", at_least="ours <= 80"),
+    "memory": Goal(
+        script="memory", what="resident memory with one vWire (76.3 MiB are 80 MB)", at_least="ours <= 76.3"
+    ),
 }
 
 
