@@ -7,10 +7,10 @@ from dataclasses import dataclass
 class Profile:
     """Values of all knobs; what each means is told beside its name in `cli/profile.py`.
 
-    A burst is no knob: it is 64 frames, arrays are of that size and the loop is compiled for it.
-    Other sizes can be measured by comparing commits (bench/README.md). With 64 byte frames from memif
-    to memif and near CPUs, bursts of 32 carry as much, bursts of 128 carried 8 % (both ways) to 20 %
-    (one way) more, for twice the receive pool and a longer wait of the other vWires.
+    A burst is no knob: it is 128 frames, 64 from a socket; arrays are of that size and the loop is
+    compiled for it. Other sizes can be measured by comparing commits (bench/README.md). With 64 byte
+    frames from memif to memif and near CPUs, bursts of 32 and 64 carried as much, bursts of 128 8 %
+    (both ways) to 20 % (one way) more.
     """
 
     workers: int = 1

@@ -39,6 +39,7 @@ from forwarder.dataplane.frame cimport (
     BURST_SEGMENTS,
     GSO_NONE,
     OFFLOAD_NEEDS_CSUM,
+    POOL_FRAMES,
     POOL_SLOT_BYTES,
     burst_t,
     frame_t,
@@ -166,19 +167,19 @@ cdef bint readable(int fd) noexcept nogil:
 
 
 cdef uint32_t receive_pool(af_packet_t *self, burst_t *burst, flow_t *flow) noexcept nogil:
-    """Receives into the pool, at most `burst.most` frames.
+    """Receives into the pool, at most `burst.most` frames and what the pool holds.
 
     Frames that may not pass are counted and left out: the rest is not held.
     """
-    cdef mmsghdr messages[BURST_FRAMES]
-    cdef iovec vectors[2 * BURST_FRAMES]
-    cdef control_t controls[BURST_FRAMES]
-    cdef virtio_net_hdr headers[BURST_FRAMES]
+    cdef mmsghdr messages[POOL_FRAMES]
+    cdef iovec vectors[2 * POOL_FRAMES]
+    cdef control_t controls[POOL_FRAMES]
+    cdef virtio_net_hdr headers[POOL_FRAMES]
     cdef msghdr *message
     cdef uint8_t *data
     cdef uint32_t i
     cdef uint32_t length
-    cdef uint32_t most = burst.most
+    cdef uint32_t most = burst.most if burst.most < POOL_FRAMES else <uint32_t>POOL_FRAMES
     cdef int n
     cdef int reason
     cdef bint tagged

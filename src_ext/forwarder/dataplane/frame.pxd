@@ -3,7 +3,8 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
-    BURST_FRAMES = 64       # most frames in one burst
+    BURST_FRAMES = 128      # most frames in one burst
+    POOL_FRAMES = 64        # those of them that a socket receives at once: more would not stay in the cache
     BURST_SEGMENTS = 1024   # most further segments of all its frames together
     FRAME_SEGMENTS = 64     # most segments of one frame
     FRAME_BYTES_MAX = 65550     # longest frame: a 64 KiB packet behind an Ethernet header
@@ -49,10 +50,10 @@ cdef struct frame_t:
 
 # Scratch of one worker. `pool` is memory into which a port that has no slots of
 # its own (a socket without a ring) receives; it belongs to the worker and holds
-# BURST_FRAMES slots of POOL_SLOT_BYTES each, and a spare one behind them for whoever sends.
+# POOL_FRAMES slots of POOL_SLOT_BYTES each, and a spare one behind them for whoever sends.
 cdef enum:
     POOL_SLOT_BYTES = 66048     # FRAME_BYTES_MAX, headroom for a VLAN tag and headers, a multiple of 512
-    POOL_BYTES = 65 * 66048     # (BURST_FRAMES + 1) * POOL_SLOT_BYTES
+    POOL_BYTES = 65 * 66048     # (POOL_FRAMES + 1) * POOL_SLOT_BYTES
 
 cdef struct burst_t:
     uint64_t now                # the clock as last read, in nanoseconds
@@ -67,4 +68,4 @@ cdef struct burst_t:
 
 # Where a sender puts one frame together that does not go out as it was lent.
 cdef inline uint8_t *burst_spare(burst_t *burst) noexcept nogil:
-    return burst.pool + BURST_FRAMES * POOL_SLOT_BYTES
+    return burst.pool + POOL_FRAMES * POOL_SLOT_BYTES

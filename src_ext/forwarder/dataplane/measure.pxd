@@ -16,7 +16,7 @@ cdef enum:
     RESIDENCE_FLOOR = 6         # log2 of the nanoseconds at which the buckets start
     RESIDENCE_OCTAVES = 28      # up to 17 seconds
     RESIDENCE_BUCKETS = 224     # eight for each octave
-    SIZE_BUCKETS = 7            # frames in a burst by their log2: 1, 2..3, 4..7, ..., 64
+    SIZE_BUCKETS = 8            # frames in a burst by their log2: 1, 2..3, 4..7, ..., 64..127, 128
 
 # Written by the worker only; read by anyone, word by word. Two of them fill a page,
 # which is touched with the first burst.

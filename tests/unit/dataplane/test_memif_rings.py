@@ -6,6 +6,7 @@ import pytest
 
 from tests.support.memif_rings import both_ends
 
+BURST = 128
 SIZES = range(8, 15)
 
 
@@ -40,8 +41,8 @@ def test_a_ring_takes_exactly_as_many_frames_as_it_has_slots(log2: int) -> None:
             for _ in range(3):
                 assert sender.write([bytes(60)] * (size + 7)) == size
                 assert sender.write([bytes(60)]) == 0
-                assert receiver.read(1) == [bytes(60)] * 64
-                assert sender.write([bytes(60)] * size) == 64
+                assert receiver.read(1) == [bytes(60)] * BURST
+                assert sender.write([bytes(60)] * size) == BURST
                 assert receiver.read(2 * size) == [bytes(60)] * size
 
 
