@@ -1,6 +1,7 @@
 """Snapshots of what is measured, for Python."""
 
 from forwarder.dataplane.atomics cimport load_relaxed64
+from forwarder.dataplane.frame cimport BURST_FRAMES
 
 from forwarder.dataplane.statistics import Histogram
 
@@ -24,5 +25,5 @@ cdef object size_snapshot(const measure_t *self):
     for bucket in range(<uint32_t>SIZE_BUCKETS):
         count = load_relaxed64(&self.sizes[bucket])
         if count:
-            counts[min((2 << bucket) - 1, 64)] = count
+            counts[min((2 << bucket) - 1, <int>BURST_FRAMES)] = count
     return Histogram(counts)
