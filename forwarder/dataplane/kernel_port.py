@@ -26,6 +26,7 @@ from forwarder.dataplane.link_watch import LinkState, LinkWatch, open_link_watch
 from forwarder.dataplane.linux import bind_packet_socket, refuse_all_frames, steer_fanout
 from forwarder.dataplane.packet_ring import PacketRing
 from forwarder.dataplane.ring_policy import RING_RATE, wants_ring
+from forwarder.dataplane.running_task import running_task
 from forwarder.dataplane.spec import KernelPortSpec, Mode
 from forwarder.errors import DataplaneError
 from forwarder.netns import run_in
@@ -201,14 +202,8 @@ class KernelPorts:
     @asynccontextmanager
     async def running(self, *, interval_s: float = LOOK_INTERVAL_S) -> AsyncIterator[None]:
         """Looks at the ports' rates every `interval_s`, as long as the context lasts and there are ports."""
-        task = asyncio.create_task(self._run(interval_s), name="kernel ports")
-        try:
+        async with running_task(self._run(interval_s), "kernel ports"):
             yield
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-            if not task.cancelled():
-                task.result()
 
     async def _run(self, interval_s: float) -> None:
         turns_seen = -1

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from forwarder.dataplane.placement_policy import UNEVEN, Damper, Load, least_loaded
+from forwarder.dataplane.running_task import running_task
 from forwarder.dataplane.vwire import Vwire
 from forwarder.dataplane.worker_control import WorkerControl, outlast
 
@@ -86,14 +87,8 @@ class Placement:
     @asynccontextmanager
     async def rebalancing(self, *, interval_s: float = LOOK_INTERVAL_S) -> AsyncIterator[None]:
         """Looks at the loads every `interval_s`, as long as the context lasts."""
-        task = asyncio.create_task(self._rebalance(interval_s), name="rebalancing")
-        try:
+        async with running_task(self._rebalance(interval_s), "rebalancing"):
             yield
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-            if not task.cancelled():
-                task.result()
 
     async def _rebalance(self, interval_s: float) -> None:
         while True:
