@@ -12,8 +12,9 @@ from forwarder.rpc.address import Address
 from forwarder.rpc.call import Call
 from forwarder.rpc.channel import Channel, Credentials, dial
 from forwarder.rpc.channels import Channels
-from forwarder.rpc.descriptors import Descriptors, PassThrough
+from forwarder.rpc.descriptors import Descriptors, PassThrough, held_socket
 from forwarder.rpc.next_hop import Events, NextHop
+from forwarder.rpc.registry import Found, NetworkServiceEndpointRegistry, NetworkServiceRegistry, Registered
 from forwarder.rpc.server import Server, serve
 from forwarder.rpc.services import (
     MonitorHandler,
@@ -31,13 +32,18 @@ __all__ = [
     "Credentials",
     "Descriptors",
     "Events",
+    "Found",
     "MonitorHandler",
+    "NetworkServiceEndpointRegistry",
     "NetworkServiceHandler",
+    "NetworkServiceRegistry",
     "NextHop",
     "PassThrough",
+    "Registered",
     "Server",
     "Service",
     "dial",
+    "held_socket",
     "monitor_connection",
     "network_service",
     "serve",

@@ -13,6 +13,7 @@ import grpc
 from forwarder.errors import NextHopError
 from forwarder.rpc import options
 from forwarder.rpc.address import Address, Family
+from forwarder.rpc.descriptors import Descriptors, PassThrough
 
 DIAL_TIMEOUT_S: Final = 0.75
 """What the programs of the mesh allow each other for connecting."""
@@ -35,6 +36,8 @@ class Channel:
         self.address = address
         self.identity: str | None = None
         """The server's SPIFFE ID; None on a transport without TLS."""
+        self.descriptors: Descriptors = PassThrough()
+        """Files that go, and come, beside the messages."""
         self._credentials = credentials
 
     @property

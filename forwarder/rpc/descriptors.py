@@ -11,15 +11,18 @@ Source: Network Service Mesh sdk, `common/mechanisms/sendfd` and `recvfd`.
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final, Protocol
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from forwarder.api.connection_pb2 import Mechanism
 from forwarder.api.mechanisms import View
 from forwarder.errors import InvalidRequest
+from forwarder.rpc.address import Address
 
 _OWN_PROCESS: Final = re.compile(r"/+proc/+(self|thread-self)(/|$)")
+_OPEN_FILE: Final = re.compile(r"unix://(?P<path>/proc/(?:self|[0-9]{1,10})/fd/[0-9]{1,10})", re.ASCII)
 _INODE: Final = re.compile(r"inode://[0-9]{1,20}/[0-9]{1,20}", re.ASCII)
 
 
@@ -107,3 +110,40 @@ def restore(mapping: dict[str, str], mechanism: Mechanism) -> bool:
         return False
     view.inode_url = mapping[view.inode_url]
     return True
+
+
+def sent_socket(descriptors: Descriptors, url: str) -> str:
+    """Turns the URL of a server into the one for a peer: the `inode://` of its socket file for a `unix://` one.
+
+    Raises InvalidRequest if there is no such file.
+    """
+    address = Address.parse(url) if url.startswith("unix:") else None
+    return url if address is None else descriptors.sent(f"file://{quote(address.path)}")
+
+
+async def received_socket(descriptors: Descriptors, url: str) -> str:
+    """Turns the URL of a server that came from a peer into one that `dial` takes here."""
+    if not url.startswith("inode:"):
+        return url
+    return re.sub("^file://", "unix://", await descriptors.received(url))
+
+
+@contextmanager
+def held_socket(url: str) -> Iterator[str]:
+    """Yields a URL for the same server that is good for as long as the context lasts.
+
+    It is `url` itself, but for one that names an open file of somebody's, `unix:///proc/…/fd/…`:
+    then a file of our own is opened, and closed on leaving. Raises InvalidRequest if that fails.
+    """
+    match = _OPEN_FILE.fullmatch(url)
+    if match is None:
+        yield url
+        return
+    try:
+        own = os.open(match["path"], os.O_PATH | os.O_CLOEXEC)
+    except OSError as error:
+        raise InvalidRequest(f"address {url!r}: cannot open {match['path']}", detail=error.strerror or "") from error
+    try:
+        yield f"unix:///proc/{os.getpid()}/fd/{own}"
+    finally:
+        os.close(own)
