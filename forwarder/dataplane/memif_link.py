@@ -4,12 +4,14 @@ Server: waits behind a listener for the peer that knows the id and the secret. C
 when nobody listens, tries again after a sixteenth of the time it has been trying, 5 ms at least and
 2 s at most, and at once when the socket's file appears. So a peer that was away for a while waits
 for us a sixteenth of that while; half a minute's absence costs 130 tries, and then it is one in two
-seconds. A connection that lasted is followed by the next at once, one that did not after 10 ms
-doubling up to 1 s. A random part is taken off each pause. Each connection gets memory of its own,
-which goes with it: a former peer may still have it mapped.
+seconds. A connection that lasted is followed by the next at once, one that did not after 10 ms, and
+after twice the last pause, up to 1 s, only if the same server goes on ending them: one that has been
+away in between, or has made its file anew, was started anew. A random part is taken off each pause.
+Each connection gets memory of its own, which goes with it: a former peer may still have it mapped.
 """
 
 import asyncio
+import errno
 import logging
 import random
 import socket
@@ -46,7 +48,9 @@ KNOCK_PART: Final = 1 / 16
 """Pauses while nobody listens: the shortest, the longest, and which part of the time since we began."""
 RETRY_FIRST_S: Final = 0.01
 RETRY_LONGEST_S: Final = 1.0
-"""Pauses between connections that did not last."""
+"""Pauses between connections that did not last, to one server that was there all the while."""
+RETRY_LEAST_S: Final = 0.01
+"""The shortest pause after such a connection, however often a server makes its file anew."""
 LASTING_S: Final = 1.0
 """A connection that was up this long ended for a new reason: try again at once."""
 
@@ -107,6 +111,8 @@ class MemifLink:
         self._claimed = LeanEvent()
         self._up = LeanEvent()
         self._stopping = LeanEvent()
+        self._started_anew = False
+        """Nobody listened for a while, or on another file than now: whoever listens has ended no connection yet."""
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -185,6 +191,9 @@ class MemifLink:
             sock = await self._reach(target)
             if sock is None:
                 return
+            if self._started_anew:
+                pause_s = 0.0
+            self._started_anew = False
             client = MemifClient(
                 self.interface,
                 now=asyncio.get_running_loop().time(),
@@ -196,7 +205,18 @@ class MemifLink:
                 pause_s = 0.0
                 continue
             pause_s = min(max(RETRY_FIRST_S, 2 * pause_s), RETRY_LONGEST_S)
-            await self._wait_stopping(_less_a_part(pause_s))
+            await self._rest(_less_a_part(pause_s))
+
+    async def _rest(self, pause_s: float) -> None:
+        """Waits for `pause_s`, or until the socket's file appears anew."""
+        if pause_s <= RETRY_LEAST_S:
+            await self._wait_stopping(pause_s)
+            return
+        with self._appearing() as appeared:
+            await self._wait_stopping(RETRY_LEAST_S)
+            if not self._stopping.is_set():
+                await self._wait_stopping(pause_s - RETRY_LEAST_S, or_event=appeared)
+            self._started_anew = appeared.is_set()
 
     async def _reach(self, target: bytes) -> socket.socket | None:
         """Returns a connected socket as soon as somebody listens; None when the link is closed before."""
@@ -213,6 +233,7 @@ class MemifLink:
                                 return None
                             sock.connect(target)
                         except OSError as error:
+                            self._started_anew |= error.errno in (errno.ENOENT, errno.ECONNREFUSED)
                             self._note_end(f"cannot connect: {error.strerror or error}")
                         else:
                             connected, sock = sock, None

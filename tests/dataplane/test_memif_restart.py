@@ -77,6 +77,45 @@ async def test_a_socket_file_is_found_when_it_appears(
             await wait_down(port)
 
 
+@pytest.mark.parametrize("file", [False, True], ids=["abstract", "file"])
+async def test_a_peer_that_restarts_often_is_found_as_soon_each_time(
+    file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of its connections lasts; were pauses doubled for that, the last would be of hours."""
+    monkeypatch.setattr(memif_link, "RETRY_FIRST_S", 0.002)
+    monkeypatch.setattr(memif_link, "RETRY_LONGEST_S", 1e9)
+    address = str(tmp_path / "memif.sock") if file else memif_address()
+    spec = MemifPortSpec(role=Role.CLIENT, address=address, log2_ring_size=8)
+    async with Dataplane() as dataplane, dataplane.memif_port(spec) as port:
+        for _ in range(25):
+            with ServerPeer(address) as peer:
+                await asyncio.to_thread(peer.accept)
+                await asyncio.wait_for(port.wait_connected(), 5)
+            await wait_down(port)
+            async with asyncio.timeout(5):
+                while "cannot connect" not in port.link.last_end:  # noqa: ASYNC110 - nothing to wait on
+                    await asyncio.sleep(0.001)
+
+
+async def test_a_server_whose_file_is_made_anew_is_not_taken_for_the_one_that_sent_us_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its predecessor's ending our connection is followed by a pause of an hour here."""
+    monkeypatch.setattr(memif_link, "RETRY_FIRST_S", 3600.0)
+    monkeypatch.setattr(memif_link, "RETRY_LONGEST_S", 3600.0)
+    address = str(tmp_path / "memif.sock")
+    spec = MemifPortSpec(role=Role.CLIENT, address=address, log2_ring_size=8)
+    async with Dataplane() as dataplane, dataplane.memif_port(spec) as port:
+        for _ in range(3):
+            with ServerPeer(address) as peer:
+                await asyncio.to_thread(peer.accept)
+                await asyncio.wait_for(port.wait_connected(), 5)
+                peer.drop("go away")
+                async with asyncio.timeout(5):
+                    while not inotify_descriptors():  # noqa: ASYNC110 - nothing to wait on
+                        await asyncio.sleep(0.001)
+
+
 async def test_many_links_share_one_watch(tmp_path: Path) -> None:
     async with Dataplane() as dataplane:
 
