@@ -311,11 +311,32 @@ class UpSettings(Settings):
     )
 
 
+class AuthoritySettings(Settings):
+    """The settings of `vwire authority`."""
+
+    trust_domain: str = Field("example.org", description="trust domain of every identity that is issued")
+    workloads: StringList = Field(
+        (), description="who is who: PATH=unix:///socket, the path of a SPIFFE ID and the socket it is told on (list)"
+    )
+    svid_lifetime: Duration = Field(
+        3600.0, gt=0, description="how long a certificate is valid; it is renewed at half of that"
+    )
+    root_lifetime: Duration = Field(
+        7 * 24 * 3600.0, gt=0, description="how long a root is valid; the next is announced at half of that"
+    )
+    intermediates: int = Field(0, ge=0, le=5, description="certificates between the root and each workload's")
+    bundle_file: str = Field("", description="file that our roots are written to, as PEM, for other trust domains")
+    federates_with: StringList = Field(
+        (), description="other trust domains to trust: TRUST-DOMAIN=FILE, with their roots as PEM (list)"
+    )
+
+
 PROGRAMS: Mapping[str, type[Settings]] = {
     "forwarder": ForwarderSettings,
     "client": ClientSettings,
     "endpoint": EndpointSettings,
     "up": UpSettings,
+    "authority": AuthoritySettings,
 }
 
 _NO_REGISTRY = "there is no registration and no look-up in a registry yet"
@@ -387,6 +408,7 @@ IGNORED: Mapping[str, Mapping[str, str]] = {
         "NSM_PBR_CONFIG_PATH": "the endpoint sends no policy routes yet",
     },
     "up": _IGNORED_COMMON,
+    "authority": _IGNORED_COMMON,
 }
 """Variables of NSM's programs that are accepted without effect, and why."""
 

@@ -17,7 +17,7 @@ import rich_click as click
 # Before gRPC is imported: it would tell on stderr what its transports do.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
-COMMANDS: Final = ("up", "down", "forwarder", "client", "endpoint", "memif-ping", "tune")
+COMMANDS: Final = ("up", "down", "forwarder", "client", "endpoint", "authority", "memif-ping", "tune")
 """Every program, in the order of the list; the module of the same name holds the command."""
 
 # A blank line in a docstring is one in the help.

@@ -23,6 +23,7 @@ from forwarder.rpc.services import (
     monitor_connection,
     network_service,
 )
+from forwarder.rpc.workload_api import WorkloadApi, WorkloadHandler, workload_api
 
 __all__ = [
     "Address",
@@ -42,9 +43,12 @@ __all__ = [
     "Registered",
     "Server",
     "Service",
+    "WorkloadApi",
+    "WorkloadHandler",
     "dial",
     "held_socket",
     "monitor_connection",
     "network_service",
     "serve",
+    "workload_api",
 ]

@@ -149,7 +149,7 @@ class _MonitorConnectionServicer(connection_pb2_grpc.MonitorConnectionServicer):
         request: MonitorScopeSelector,
         context: "grpc.aio.ServicerContext[MonitorScopeSelector, ConnectionEvent]",
     ) -> None:
-        await _stream(
+        await stream(
             self._running,
             context,
             "/connection.MonitorConnection/MonitorConnections",
@@ -172,7 +172,7 @@ async def _unary(
         return await _fail(context, failure)
 
 
-async def _stream(
+async def stream(
     running: Running,
     context: "grpc.aio.ServicerContext[Request, Response]",
     method: str,

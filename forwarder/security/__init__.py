@@ -5,7 +5,21 @@ Here is how they are written and read, and the source of tokens for a mesh witho
 Certificates (SPIFFE), signed tokens and policies have their place in this room.
 """
 
+from forwarder.security.authority import Authority
+from forwarder.security.identity import follow
 from forwarder.security.metadata import TokenMetadata, received
 from forwarder.security.tokens import Claims, Token, TokenSource, UnsignedTokens, claims
+from forwarder.security.workload import Workload
 
-__all__ = ["Claims", "Token", "TokenMetadata", "TokenSource", "UnsignedTokens", "claims", "received"]
+__all__ = [
+    "Authority",
+    "Claims",
+    "Token",
+    "TokenMetadata",
+    "TokenSource",
+    "UnsignedTokens",
+    "Workload",
+    "claims",
+    "follow",
+    "received",
+]

@@ -6,13 +6,27 @@ import pytest
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
 
-from forwarder.api import connection_pb2, connectioncontext_pb2, ipam_pb2, networkservice_pb2, registry_pb2
+from forwarder.api import (
+    connection_pb2,
+    connectioncontext_pb2,
+    ipam_pb2,
+    networkservice_pb2,
+    registry_pb2,
+    workload_pb2,
+)
 from forwarder.api.path import copy
 from tests.unit.api import wire
 
-FILES = (connection_pb2, connectioncontext_pb2, ipam_pb2, networkservice_pb2, registry_pb2)
+FILES = (connection_pb2, connectioncontext_pb2, ipam_pb2, networkservice_pb2, registry_pb2, workload_pb2)
 OURS = [name for name in wire.MESSAGES if not name.startswith("google.")]
-SAMPLES: dict[str, Any] = {"string": "x-Ä", "uint32": 3_000_000_000, "int32": -5, "int64": 1_767_323_045, "bool": True}
+SAMPLES: dict[str, Any] = {
+    "string": "x-Ä",
+    "uint32": 3_000_000_000,
+    "int32": -5,
+    "int64": 1_767_323_045,
+    "bool": True,
+    "bytes": b"\0x",
+}
 
 
 def message_class(name: str) -> type[Message]:
@@ -69,6 +83,7 @@ def test_files_register_under_their_bare_names() -> None:
         "ipam.proto",
         "networkservice.proto",
         "registry.proto",
+        "workload.proto",
     ]
 
 

@@ -112,6 +112,21 @@ MESSAGES: dict[str, list[tuple[str, int, str]]] = {
     ],
     "ipam.PrefixRequest": [("type", 1, "enum ipam.Type"), ("prefix", 2, S), ("exclude_prefixes", 3, "repeated string")],
     "ipam.PrefixResponse": [("prefix", 2, S), ("exclude_prefixes", 3, "repeated string")],
+    "X509SVIDRequest": [],
+    "X509SVIDResponse": [
+        ("svids", 1, "repeated X509SVID"),
+        ("crl", 2, "repeated bytes"),
+        ("federated_bundles", 3, "map<string,bytes>"),
+    ],
+    "X509SVID": [
+        ("spiffe_id", 1, S),
+        ("x509_svid", 2, "bytes"),
+        ("x509_svid_key", 3, "bytes"),
+        ("bundle", 4, "bytes"),
+        ("hint", 5, S),
+    ],
+    "X509BundlesRequest": [],
+    "X509BundlesResponse": [("crl", 1, "repeated bytes"), ("bundles", 2, "map<string,bytes>")],
 }
 
 ENUMS: dict[str, dict[str, int]] = {
@@ -159,6 +174,8 @@ METHODS: dict[str, tuple[bool, str, bool, str]] = {
     ),
     "registry.NetworkServiceEndpointRegistry/Unregister": (False, "registry.NetworkServiceEndpoint", False, EMPTY),
     "ipam.IPAM/ManagePrefixes": (True, "ipam.PrefixRequest", True, "ipam.PrefixResponse"),
+    "SpiffeWorkloadAPI/FetchX509SVID": (False, "X509SVIDRequest", True, "X509SVIDResponse"),
+    "SpiffeWorkloadAPI/FetchX509Bundles": (False, "X509BundlesRequest", True, "X509BundlesResponse"),
 }
 
 
@@ -204,6 +221,8 @@ def _field(number: int, kind: str, value: Any) -> bytes:
 def _element(number: int, kind: str, value: Any) -> bytes:
     if kind == S:
         return delimited(number, value.encode())
+    if kind == "bytes":
+        return delimited(number, value)
     if kind in MESSAGES:
         return delimited(number, encode(kind, value))
     return varint(number << 3) + varint(int(value))

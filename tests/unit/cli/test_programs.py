@@ -40,7 +40,8 @@ def test_every_program_has_help(name):
 
 
 @pytest.mark.parametrize(("name", "without"), [
-    ("forwarder", set()), ("client", {"network_services"}), ("endpoint", set()), ("up", set())
+    ("forwarder", set()), ("client", {"network_services"}), ("endpoint", set()), ("up", set()),
+    ("authority", set()),
 ])  # fmt: skip
 def test_help_tells_every_setting_as_the_readme_does(name, without):
     told = invoke(name, "--help").output
@@ -66,6 +67,10 @@ def test_help_tells_every_setting_as_the_readme_does(name, without):
         (["tune", "--output", "/no/such/folder/profile.yaml"], "/no/such/folder is not a folder to write to"),
         (["endpoint"], "say --insecure"),
         (["endpoint", "--insecure", "--cidr-prefix", "10.0.0.300/8"], "10.0.0.300/8"),
+        (["authority"], "there are no workloads"),
+        (["authority", "--workloads", "fwd=unix:///x"], "workload 'fwd=unix:///x'"),
+        (["authority", "--workloads", "/fwd=here"], "workload '/fwd=here'"),
+        (["authority", "--svid-lifetime", "100h"], "a root lives at least three times as long as an SVID"),
         (["up", "/no/such/mesh.yaml"], "/no/such/mesh.yaml cannot be read"),
     ],
 )
