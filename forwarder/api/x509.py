@@ -4,7 +4,7 @@ Source: SPIFFE X.509-SVID and SPIFFE Trust Domain and Bundle specifications.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -16,7 +16,7 @@ class Svid:
     """SPIFFE ID, `spiffe://trust-domain/path`."""
     certificates: tuple[bytes, ...]
     """Leaf first, then intermediates; each DER."""
-    private_key: bytes
+    private_key: bytes = field(repr=False)
     """PKCS #8, DER, not encrypted."""
 
 
@@ -28,6 +28,8 @@ class Peer:
     """SPIFFE ID."""
     certificate: bytes
     """Its leaf, DER."""
+    shown: Svid | None = field(default=None, repr=False)
+    """What we showed it when the connection began, if that is known: what we sign for it, it checks with this."""
 
 
 class Identity(Protocol):

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from forwarder import config
+from forwarder.api.redact import redact
 from forwarder.errors import ConfigError, ForwarderError
 from forwarder.observability import log as logs
 
@@ -129,7 +130,7 @@ def fail(program: str, error: BaseException) -> NoReturn:
     if not expected or logging.getLogger().isEnabledFor(logging.DEBUG):
         logging.getLogger("vwire").error("vwire %s failed", program, exc_info=error)
     text = str(cause) if expected else f"{type(cause).__name__}: {cause}"
-    print(f"vwire {program}: error: {text}", file=sys.stderr, flush=True)
+    print(f"vwire {program}: error: {redact(text)}", file=sys.stderr, flush=True)
     sys.exit(EXIT_MISUSED if isinstance(cause, ConfigError) else EXIT_FAILED)
 
 

@@ -4,6 +4,7 @@ import logging
 import sys
 from typing import TextIO
 
+from forwarder.api.redact import redact
 from forwarder.connection.current import connection_id
 
 _FORMAT = "%(asctime)s.%(msecs)03d %(levelname)-7s %(name)s%(connection)s: %(message)s"
@@ -23,12 +24,12 @@ class ConnectionFilter(logging.Filter):
         return True
 
 
-class _ShortNames(logging.Formatter):
-    """Writes logger names without the package's."""
+class _Lines(logging.Formatter):
+    """Writes logger names without the package's, and no tokens, wherever they may come from."""
 
     def format(self, record: logging.LogRecord) -> str:
         record.name = record.name.removeprefix("forwarder.")
-        return super().format(record)
+        return redact(super().format(record))
 
 
 def set_up(level: str, stream: TextIO | None = None, handler: logging.Handler | None = None) -> None:
@@ -39,7 +40,7 @@ def set_up(level: str, stream: TextIO | None = None, handler: logging.Handler | 
     handler = handler or logging.StreamHandler(stream or sys.stderr)
     handler.addFilter(ConnectionFilter())
     # A handler that was given shows time and level itself.
-    handler.setFormatter(_ShortNames(_FORMAT if is_plain else _SHORT_FORMAT, _TIME))
+    handler.setFormatter(_Lines(_FORMAT if is_plain else _SHORT_FORMAT, _TIME))
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)

@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass, field
 
+from forwarder.api.x509 import Peer
 from forwarder.rpc.descriptors import Descriptors, PassThrough
 
 
@@ -14,12 +15,12 @@ class Call:
     """Full name, `/networkservice.NetworkService/Request`; empty for an event of our own."""
     peer: str = ""
     """The caller's transport address as gRPC writes it; empty for an event of our own."""
-    metadata: tuple[tuple[str, str], ...] = ()
+    metadata: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     """Keys in lower case, in order of arrival; binary values are left out."""
     deadline: float | None = None
     """When the caller stops waiting, by `time.monotonic`; None if it never does."""
-    identity: str | None = None
-    """The caller's SPIFFE ID; None on a transport without TLS."""
+    tls_peer: Peer | None = None
+    """The caller; None on a transport without TLS, and for an event of our own."""
     descriptors: Descriptors = field(default_factory=PassThrough)
     """Files that came, and go, beside the messages."""
 

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 import grpc
 
+from forwarder.api.x509 import Peer
 from forwarder.errors import NextHopError
 from forwarder.rpc import options
 from forwarder.rpc.address import Address, Family
@@ -22,8 +23,8 @@ DIAL_TIMEOUT_S: Final = 0.75
 class Credentials(Protocol):
     """What a client says of itself with every RPC; given to `dial` by who knows about tokens."""
 
-    def metadata(self, audience: str | None) -> Sequence[tuple[str, str]]:
-        """Returns metadata for one RPC to the server whose SPIFFE ID is `audience`, if it has one."""
+    def metadata(self, peer: Peer | None) -> Sequence[tuple[str, str]]:
+        """Returns metadata for one RPC to the server `peer`; None on a transport without TLS."""
         ...
 
 
@@ -34,8 +35,8 @@ class Channel:
         self.grpc = channel
         """For the stubs of this room."""
         self.address = address
-        self.identity: str | None = None
-        """The server's SPIFFE ID; None on a transport without TLS."""
+        self.tls_peer: Peer | None = None
+        """The server; None on a transport without TLS."""
         self.descriptors: Descriptors = PassThrough()
         """Files that go, and come, beside the messages."""
         self._credentials = credentials
@@ -47,7 +48,7 @@ class Channel:
 
     def metadata(self) -> grpc.aio.Metadata:
         """Returns the metadata for one RPC."""
-        given = self._credentials.metadata(self.identity) if self._credentials is not None else ()
+        given = self._credentials.metadata(self.tls_peer) if self._credentials is not None else ()
         return grpc.aio.Metadata(*given)
 
 

@@ -10,6 +10,7 @@ from typing import Final
 
 import grpc
 
+from forwarder.api.redact import redact
 from forwarder.errors import (
     ConfigError,
     ConnectionNotFound,
@@ -126,6 +127,7 @@ def _only_known(group: ExceptionGroup) -> Exception | None:
 
 
 def _bounded(text: str) -> str:
+    text = redact(text)
     data = text.encode(errors="replace")
     if len(data) <= DETAIL_BYTES:
         return text

@@ -8,12 +8,13 @@ Certificates (SPIFFE), signed tokens and policies have their place in this room.
 from forwarder.security.authority import Authority
 from forwarder.security.identity import follow
 from forwarder.security.metadata import TokenMetadata, received
-from forwarder.security.tokens import Claims, Token, TokenSource, UnsignedTokens, claims
+from forwarder.security.tokens import Claims, SvidTokens, Token, TokenSource, UnsignedTokens, claims
 from forwarder.security.workload import Workload
 
 __all__ = [
     "Authority",
     "Claims",
+    "SvidTokens",
     "Token",
     "TokenMetadata",
     "TokenSource",

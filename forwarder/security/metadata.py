@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from forwarder.api.x509 import Peer
 from forwarder.errors import InvalidRequest
 from forwarder.security import rfc3339
 from forwarder.security.tokens import Token, TokenSource
@@ -23,9 +24,9 @@ class TokenMetadata:
     def __init__(self, source: TokenSource) -> None:
         self._source = source
 
-    def metadata(self, audience: str | None) -> Sequence[tuple[str, str]]:
-        """Returns a new token for `audience` and its expiry as metadata."""
-        token = self._source.token(audience)
+    def metadata(self, peer: Peer | None) -> Sequence[tuple[str, str]]:
+        """Returns a new token for `peer` and its expiry as metadata."""
+        token = self._source.token(peer)
         return ((TOKEN, token.text), (EXPIRES, rfc3339.text(token.expires)))
 
 

@@ -1,13 +1,18 @@
 """Tokens: what one hop gives the next to say who it is."""
 
+import calendar
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 import jwt
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from forwarder.api.x509 import Identity, Peer, Svid
 from forwarder.errors import InvalidRequest
+from forwarder.security import certificates
 
 _NANOSECONDS: Final = 1_000_000_000
 
@@ -16,7 +21,7 @@ _NANOSECONDS: Final = 1_000_000_000
 class Token:
     """A token and when it expires."""
 
-    text: str
+    text: str = field(repr=False)
     """A JWT (RFC 7519)."""
     expires: int
     """Nanoseconds since the epoch; for PathSegment.expires."""
@@ -37,8 +42,8 @@ class Claims:
 class TokenSource(Protocol):
     """Makes tokens that say who we are."""
 
-    def token(self, audience: str | None) -> Token:
-        """Makes a token for the peer with this SPIFFE ID; None where the transport has no identities."""
+    def token(self, peer: Peer | None) -> Token:
+        """Makes a token for `peer`; None where the transport has no identities."""
         ...
 
 
@@ -56,15 +61,62 @@ class UnsignedTokens:
         self.lifetime_s = lifetime_s
         self._now = now
 
-    def token(self, audience: str | None) -> Token:
-        """Makes a token; whoever `audience` is will have to take our word."""
-        moment = self._now() + self.lifetime_s
-        # A float of this size times a billion is off by more than a hundred; its fraction is not.
-        expires = int(moment) * _NANOSECONDS + round(moment % 1 * _NANOSECONDS)
-        payload: dict[str, Any] = {"sub": self.identity, "exp": expires // _NANOSECONDS}
-        if audience is not None:
-            payload["aud"] = [audience]
+    def token(self, peer: Peer | None) -> Token:
+        """Makes a token; whoever `peer` is will have to take our word."""
+        expires = _nanoseconds(self._now() + self.lifetime_s)
+        payload = _payload(self.identity, peer, expires)
         return Token(text=jwt.encode(payload, "", algorithm="none"), expires=expires)
+
+
+class SvidTokens:
+    """Tokens signed with the key of our SVID: ES256 (RFC 7518, section 3.4), one audience.
+
+    They expire after a lifetime, or with our certificate when that ends earlier. What is told
+    beside the token ends with the peer's certificate too.
+
+    Source: Network Service Mesh sdk, `pkg/tools/spiffejwt`.
+    """
+
+    def __init__(self, identity: Identity, *, lifetime_s: float, now: "Now" = time.time) -> None:
+        """Signs as `identity` is at the time; `lifetime_s` is what NSM_MAX_TOKEN_LIFETIME says."""
+        self.identity = identity
+        self.lifetime_s = lifetime_s
+        self._now = now
+
+    def token(self, peer: Peer | None) -> Token:
+        """Makes a token that `peer` can check with the certificate that we showed it.
+
+        Raises ConfigError if our key is none of P-256.
+        """
+        svid = self.identity.svid if peer is None or peer.shown is None else peer.shown
+        expires = min(_nanoseconds(self._now() + self.lifetime_s), _end(svid.certificates[0]))
+        payload = _payload(svid.identity, peer, expires)
+        if peer is not None:
+            expires = min(expires, _end(peer.certificate))
+        return Token(text=jwt.encode(payload, _key(svid), algorithm="ES256"), expires=expires)
+
+
+def _payload(identity: str, peer: Peer | None, expires: int) -> dict[str, Any]:
+    payload: dict[str, Any] = {"sub": identity, "exp": expires // _NANOSECONDS}
+    if peer is not None:
+        payload["aud"] = [peer.identity]
+    return payload
+
+
+def _nanoseconds(moment: float) -> int:
+    # A float of this size times a billion is off by more than a hundred; its fraction is not.
+    return int(moment) * _NANOSECONDS + round(moment % 1 * _NANOSECONDS)
+
+
+@lru_cache(maxsize=16)
+def _key(svid: Svid) -> ec.EllipticCurvePrivateKey:
+    return certificates.signing_key(svid.private_key, svid.identity)
+
+
+@lru_cache(maxsize=1024)
+def _end(certificate: bytes) -> int:
+    """Returns when a certificate ends, in nanoseconds since the epoch."""
+    return calendar.timegm(certificates.load(certificate).not_valid_after_utc.utctimetuple()) * _NANOSECONDS
 
 
 class Now(Protocol):

@@ -83,7 +83,7 @@ async def serve_request(
     on the entry's stack, for the table to undo.
     """
     connection = request.connection
-    tokens.put(connection, position, call.metadata, parts.tokens, call.identity)
+    tokens.put(connection, position, call.metadata, parts.tokens, call.tls_peer)
     expires = close_at(connection, position, call.remaining_s() or 0.0)
     asked = offer.asked_by_caller(request, parts.mechanisms)
     wish = datapaths.wish(connection, parts.datapath)

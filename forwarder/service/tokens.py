@@ -7,13 +7,14 @@ needs the caller's segment to say when it ends.
 from collections.abc import Iterable
 
 from forwarder.api.connection_pb2 import Connection, PathSegment
+from forwarder.api.x509 import Peer
 from forwarder.connection.path import Position
 from forwarder.security import Token, TokenSource, received
 
 
 def put(
     connection: Connection, position: Position, metadata: Iterable[tuple[str, str]], source: TokenSource,
-    audience: str | None,
+    caller: Peer | None,
 ) -> None:  # fmt: skip
     """Writes the caller's token into the segment before ours, and a new token of ours into our own.
 
@@ -24,7 +25,7 @@ def put(
         theirs = received(metadata)
         if theirs is not None:
             _write(segments[position.own_index - 1], theirs)
-    _write(segments[position.own_index], source.token(audience))
+    _write(segments[position.own_index], source.token(caller))
 
 
 def _write(segment: PathSegment, token: Token) -> None:

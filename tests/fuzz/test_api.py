@@ -19,6 +19,7 @@ from forwarder.api.context import Side
 from forwarder.api.mechanisms import VIEWS, Flag, Number
 from forwarder.api.networkservice_pb2 import NetworkServiceRequest
 from forwarder.api.nsurl import NetworkServiceURL
+from forwarder.api.x509 import Peer
 from forwarder.errors import InvalidRequest
 from forwarder.rpc import PassThrough, descriptors
 from forwarder.rpc.address import Address
@@ -158,7 +159,8 @@ def test_a_token_is_read_or_refused(text: str) -> None:
 @given(TEXT, st.none() | TEXT, st.floats(0, 4e9), st.floats(0, 1e6))
 def test_a_token_of_ours_reads_back(identity: str, audience: str | None, now: float, lifetime_s: float) -> None:
     source = UnsignedTokens(identity=identity, lifetime_s=lifetime_s, now=lambda: now)
-    token = received(TokenMetadata(source).metadata(audience))
+    peer = None if audience is None else Peer(identity=audience, certificate=b"")
+    token = received(TokenMetadata(source).metadata(peer))
     assert isinstance(token, Token)
     read = claims(token.text)
     assert read.subject == identity

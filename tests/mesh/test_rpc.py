@@ -19,6 +19,7 @@ from forwarder.api.connection_pb2 import Connection, ConnectionEvent, Mechanism,
 from forwarder.api.mechanisms import Kernel
 from forwarder.api.networkservice_pb2 import NetworkServiceRequest
 from forwarder.api.path import copy
+from forwarder.api.x509 import Peer
 from forwarder.errors import ConfigError, ForwarderError, InvalidRequest, NextHopError, RemoteProtocolError
 from forwarder.rpc import (
     Call,
@@ -353,8 +354,8 @@ async def test_a_caller_that_vanishes_cancels_the_handler(unix: str) -> None:
 
 async def test_metadata_and_peer_reach_the_handler(url: str) -> None:
     class Twice:
-        def metadata(self, audience: str | None) -> list[tuple[str, str]]:
-            return [("nsm-client-token", f"for {audience}"), ("x", "1"), ("x", "2")]
+        def metadata(self, peer: Peer | None) -> list[tuple[str, str]]:
+            return [("nsm-client-token", f"for {peer}"), ("x", "1"), ("x", "2")]
 
     handler = Handler()
     async with (
@@ -372,7 +373,7 @@ async def test_metadata_and_peer_reach_the_handler(url: str) -> None:
         assert call.values("nsm-client-token") == ("for None",)
         assert call.values("x") == ("1", "2")
         assert call.peer != ""
-        assert call.identity is None
+        assert call.tls_peer is None
     assert [call.method.rpartition("/")[2] for call in handler.calls] == ["Request", "Close", "MonitorConnections"]
 
 

@@ -1,7 +1,7 @@
 """Certificates checked by a verifier that is not ours, and some that no authority should make."""
 
 import datetime
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -9,10 +9,19 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.verification import Criticality, ExtensionPolicy, PolicyBuilder, Store, VerificationError
 
 from forwarder.api.x509 import Svid
+from forwarder.security import Authority
 
 LONG_AGO = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 FAR_AWAY = datetime.datetime(2200, 1, 1, tzinfo=datetime.UTC)
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+
+class Fixed:
+    """An identity that does not change."""
+
+    def __init__(self, svid: Svid, authority: Authority) -> None:
+        self.svid = svid
+        self.bundles: Mapping[str, tuple[bytes, ...]] = {authority.id.trust_domain: authority.bundle}
 
 
 def verifies(svid: Svid, roots: Iterable[bytes], moment: float) -> bool:
