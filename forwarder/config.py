@@ -184,10 +184,11 @@ Groups = Annotated[tuple[tuple[str, ...], ...], NoDecode, _from_text(parse_group
 LogLevel = Annotated[str, BeforeValidator(_log_level)]
 DnsConfigs = Annotated[tuple[dict[str, Any], ...], NoDecode, _from_text(_dns_configs), PlainSerializer(json.dumps)]
 Payload = Literal["ETHERNET", "IP"]
-Datapath = Literal["auto", "userspace", "kernel"]
+Datapath = Literal["auto", "userspace", "kernel", "redirect"]
 DATAPATH_MEANING = (
     "what carries frames: the kernel or shared memory, without the workers, where that can be (auto), "
-    "the workers (userspace), or nothing but the former (kernel); a Request's label datapath overrides it"
+    "the workers (userspace), nothing but the former (kernel), or the kernel by an interface of each pod's own and "
+    "tc (redirect); a Request's label datapath overrides it"
 )
 Secret = SecretStr
 """Printed as stars."""

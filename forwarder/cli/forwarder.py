@@ -25,6 +25,7 @@ from forwarder.dataplane import Dataplane
 from forwarder.errors import ConfigError, InvalidRequest
 from forwarder.mechanisms import Datapath, Mechanisms
 from forwarder.mechanisms.kernel import KernelMechanism
+from forwarder.mechanisms.kernel_redirect import RedirectedVeths
 from forwarder.mechanisms.kernel_veth import DirectVeth
 from forwarder.mechanisms.memif import MemifMechanism
 from forwarder.mechanisms.memif_direct import DirectMemif
@@ -85,8 +86,8 @@ async def mechanisms(
 ) -> AsyncIterator[tuple[Mechanisms, Sequence[Datapath]]]:
     """Makes every mechanism there is, and every datapath that does without our workers, best first."""
     memif = MemifMechanism(dataplane, log2_ring_size=knobs.log2_ring_slots, buffer_bytes=knobs.memif_buffer_bytes)
-    with KernelMechanism(dataplane) as kernel, DirectVeth(kernel) as veth:
-        yield {constants.KERNEL: kernel, constants.MEMIF: memif}, [veth, DirectMemif()]
+    with KernelMechanism(dataplane) as kernel, DirectVeth(kernel) as veth, RedirectedVeths(kernel) as redirect:
+        yield {constants.KERNEL: kernel, constants.MEMIF: memif}, [veth, redirect, DirectMemif()]
 
 
 async def run(settings: config.ForwarderSettings, next_hops: ConfiguredNextHops, knobs: Profile) -> None:

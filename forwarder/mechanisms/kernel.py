@@ -22,6 +22,7 @@ from forwarder.errors import InvalidRequest, MechanismUnsupported
 from forwarder.mechanisms import inode_url
 from forwarder.mechanisms.interface_context import interface_context, interface_name
 from forwarder.mechanisms.kernel_interface import KernelInterface, Tools
+from forwarder.mechanisms.owner import Owner
 from forwarder.netns import run_in
 
 _MOST_AT_ONCE: Final = 2
@@ -96,9 +97,10 @@ class KernelMechanism:
 
     type = constants.KERNEL
 
-    def __init__(self, dataplane: KernelPorts) -> None:
+    def __init__(self, dataplane: KernelPorts, owner: Owner | None = None) -> None:
+        """`owner` marks what is made; it stays the caller's."""
         self._dataplane = dataplane
-        self.tools = Tools()
+        self.tools = Tools(owner=owner or Owner())
         self.room = asyncio.Semaphore(_MOST_AT_ONCE)
         """To be held while links are made."""
 
@@ -132,22 +134,29 @@ class KernelMechanism:
         Undoes both on leaving, whatever the reason; when the pod has gone meanwhile that is quiet.
         Raises InvalidRequest, NetlinkError or DataplaneError.
         """
-        self.check(connection.mechanism, side)
-        wanted = interface_context(connection, side)
-        interface = KernelInterface(wanted, connection.network_service, self.tools)
-        try:
-            async with self.room:
-                await run_in(None, interface.create)
+        async with self.interface(side, connection) as interface:
+            if interface.adopted:
+                await run_in(None, interface.drop_arriving)
             spec = KernelPortSpec(
                 name=interface.our_name,
                 ifindex=interface.our_index,
-                mode=Mode.IP if wanted.ip_mode else Mode.ETHERNET,
-                mtu_bytes=wanted.mtu_bytes,
+                mode=Mode.IP if interface.wanted.ip_mode else Mode.ETHERNET,
+                mtu_bytes=interface.wanted.mtu_bytes,
                 mac=interface.our_mac,
                 peer_mac=interface.their_mac,
             )
             async with self._dataplane.kernel_port(spec) as port:
                 yield KernelOpenPort(port, interface, side, connection)
+
+    @asynccontextmanager
+    async def interface(self, side: Side, connection: Connection) -> AsyncIterator[KernelInterface]:
+        """Makes the interface with its context, or takes over the one that an earlier process left."""
+        self.check(connection.mechanism, side)
+        interface = KernelInterface(interface_context(connection, side), connection.network_service, self.tools)
+        try:
+            async with self.room:
+                await run_in(None, interface.create)
+            yield interface
         finally:
             # a thread of its own: neither a second cancellation nor an ended deadline stops it
             await run_in(None, interface.remove)

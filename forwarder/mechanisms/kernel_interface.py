@@ -4,10 +4,13 @@
   our namespace                         the pod's namespace
   <service>-<random>  ---- veth ----    <name from the request>
   alias veth-server-<id>                alias server-<id>
+  group of the forwarder                group of the forwarder
   no addresses, no ARP,                 addresses, routes, rules, neighbours
   arriving frames dropped               MTU, settings
   after the data plane's tap
 ```
+
+A pair that an earlier process left is found by its name and marks, and taken over as it is.
 
 Everything here blocks for as long as the kernel works on it, and enters namespaces: it runs on
 threads made for it, never on the event loop's.
@@ -21,13 +24,15 @@ import re
 import string
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from forwarder.errors import InvalidRequest, NameTaken, NetlinkError
 from forwarder.mechanisms import inode_url, policy_tables
+from forwarder.mechanisms.inode_url import Identity
 from forwarder.mechanisms.interface_context import InterfaceContext
-from forwarder.netlink import Channel, address, ingress, link, neighbour, route, rule, sysctl
+from forwarder.mechanisms.owner import Owner
+from forwarder.netlink import Channel, address, ingress, link, neighbour, nsid, route, rule, sysctl
 from forwarder.netlink.address import IpInterface
 from forwarder.netlink.link import Link, VethEnd
 from forwarder.netlink.link_remover import LinkRemover
@@ -44,16 +49,52 @@ _SERVICE_LETTERS: Final = 10
 _ADDRESS_ATTEMPTS: Final = 11
 
 
+class Live:
+    """Interfaces that are there, by namespace and mark of the link in the pod.
+
+    Two of one mark are there while one replaces the other.
+    """
+
+    def __init__(self) -> None:
+        self._by_mark: dict[tuple[Identity, str], tuple[KernelInterface, ...]] = {}
+
+    def add(self, interface: "KernelInterface") -> None:
+        """Notes one that is there."""
+        key = (interface.netns, interface.wanted.alias)
+        self._by_mark[key] = (*(each for each in self._by_mark.get(key, ()) if each is not interface), interface)
+
+    def discard(self, interface: "KernelInterface") -> None:
+        """Notes that one is there no more, or soon will not be."""
+        key = (interface.netns, interface.wanted.alias)
+        left = tuple(each for each in self._by_mark.get(key, ()) if each is not interface)
+        if left:
+            self._by_mark[key] = left
+        else:
+            self._by_mark.pop(key, None)
+
+    def marked(self, netns: Identity, alias: str) -> "Sequence[KernelInterface]":
+        """Returns those that are there, the oldest first."""
+        return self._by_mark.get((netns, alias), ())
+
+    def has(self, netns: Identity, link: Link) -> bool:
+        """Says whether a link in a pod is one of them."""
+        return any(each.their_index == link.index for each in self.marked(netns, link.alias))
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
     """What all interfaces share."""
 
+    owner: Owner = dataclasses.field(default_factory=Owner)
+    """Whose all of them are."""
     drop_filter: ingress.DropFilter = dataclasses.field(default_factory=ingress.DropFilter)
     remover: LinkRemover = dataclasses.field(default_factory=LinkRemover)
     tables: threading.Lock = dataclasses.field(default_factory=threading.Lock)
     """Held between looking for a free routing table and taking it."""
-    live: "dict[tuple[tuple[int, int], int], KernelInterface]" = dataclasses.field(default_factory=dict)
-    """What is there of ours, by namespace and index of the link in the pod."""
+    live: Live = dataclasses.field(default_factory=Live)
+    """What is there of this process."""
+    claims: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+    """Held between finding a link that an earlier process left and taking it over, or away."""
 
 
 class KernelInterface:
@@ -61,25 +102,29 @@ class KernelInterface:
 
     def __init__(self, wanted: InterfaceContext, service: str, tools: Tools) -> None:
         """Makes nothing yet. `service` gives our end the readable half of its name."""
-        self.our_name: Final = _random_name(_UNSUITED.sub("-", service)[:_SERVICE_LETTERS] or "vwire")
+        self.our_name = _random_name(_UNSUITED.sub("-", service)[:_SERVICE_LETTERS] or "vwire")
         self.our_mac = link.random_mac()
         self.our_index = 0
         self.their_mac = wanted.mac or link.random_mac()
         self.netns: tuple[int, int] = (0, 0)
         """Identity of the pod's namespace. It is not held open: when the pod is gone, so is the pair."""
         self.wanted = wanted
-        self._their_index = 0
+        self.adopted = False
+        """It was there already, from an earlier process."""
+        self.their_index = 0
+        """The link's index in the pod's namespace; 0 while there is none."""
         self._tools = tools
         self._has_rules = False
         self._parked: list[KernelInterface] = []
         """Interfaces that had our name or mark, and get it back if we go before they do."""
 
     def create(self) -> None:
-        """Makes the pair and gives the pod's end its context.
+        """Makes the pair, or takes over the one that an earlier process left, and gives the pod's end its context.
 
-        A link in the pod's namespace that carries our alias is deleted first when it is left over
-        from an earlier process, and put aside when it is one of ours that this one replaces: it has
-        its name and all else again when this one is removed and it is still there.
+        Taken over, links, addresses and whatever else is as wanted are not touched; our end keeps
+        what becomes of frames that arrive. What an earlier process left and does not fit is
+        deleted first. One of ours that this one replaces is put aside: it has its name and all else
+        again when this one is removed and it is still there.
         Raises InvalidRequest when the namespace is not there, NameTaken when the name is, NetlinkError
         when the kernel refuses; `remove` must follow then, too.
         """
@@ -88,6 +133,9 @@ class KernelInterface:
             self.netns = pod.identity
             pod.enter()
             with Channel(pod.label) as theirs:
+                if (left := self._take_over(ours, theirs, home, pod)) is not None:
+                    self._adopt(ours, theirs, left)
+                    return
                 self._make_room(theirs)
                 home.enter()
                 try:
@@ -106,7 +154,7 @@ class KernelInterface:
         with self._open_pod(wanted.inode_url) as pod, Channel() as ours:
             pod.enter()
             with Channel(pod.label) as theirs:
-                found = link.parse_all(theirs.ask(link.get(self._their_index)))
+                found = link.parse_all(theirs.ask(link.get(self.their_index)))
                 if not found or found[0].mac != self.their_mac:
                     raise NetlinkError(f"interface {wanted.name} has left {pod.label}", errno=errno.ENODEV)
                 self.wanted = wanted
@@ -123,17 +171,17 @@ class KernelInterface:
 
     def remember(self) -> None:
         """Notes that the link in the pod is there and ours."""
-        self._tools.live[self.netns, self._their_index] = self
+        self._tools.live.add(self)
 
     def forget(self) -> None:
         """Notes that the link in the pod is no more, or soon will be."""
-        self._tools.live.pop((self.netns, self._their_index), None)
+        self._tools.live.discard(self)
 
     def bring_back(self) -> None:
         """Gives the interfaces that we put aside, and that are there still, what they had. Enters namespaces."""
         parked, self._parked = self._parked, []
         for each in parked:
-            if self._tools.live.get((each.netns, each._their_index)) is each:
+            if each in self._tools.live.marked(each.netns, each.wanted.alias):
                 try:
                     each._unpark()
                 except (InvalidRequest, NetlinkError) as error:
@@ -143,8 +191,8 @@ class KernelInterface:
         with self._open_pod(self.wanted.inode_url) as pod:
             pod.enter()
             with Channel(pod.label) as theirs:
-                theirs.execute([link.rename(self._their_index, self.wanted.name)])
-                theirs.execute([link.set_flags(self._their_index, on=link.IFF_UP)])
+                theirs.execute([link.rename(self.their_index, self.wanted.name)])
+                theirs.execute([link.set_flags(self.their_index, on=link.IFF_UP)])
         self.update(self.wanted)
 
     def _open_pod(self, url: str) -> Netns:
@@ -156,18 +204,70 @@ class KernelInterface:
         return pod
 
     def _make_room(self, theirs: Channel) -> None:
-        """Deletes what an earlier process left of this connection; puts aside what is to be replaced."""
-        for each in link.parse_all(theirs.ask(link.list_marked(self.wanted.alias))):
-            if each.alias != self.wanted.alias:
-                continue
-            if (owner := self._tools.live.get((self.netns, each.index))) is not None:
+        """Puts aside what is to be replaced; deletes what an earlier process left of this connection under our name.
+
+        Asks for single links: a pod may have a thousand.
+        """
+        for owner in self._tools.live.marked(self.netns, self.wanted.alias):
+            for each in link.parse_all(theirs.ask(link.get(owner.their_index, may_be_absent=True))):
+                if each.alias != self.wanted.alias:
+                    continue  # it has gone, and another link has its number
                 # down: not every kernel renames a link that is up, and its routes would be in our way
                 theirs.execute([link.set_flags(each.index, off=link.IFF_UP)])
                 self._parked.append(owner)
                 theirs.execute([link.rename(each.index, _random_name("vw"))])
-            else:
+        for each in link.parse_all(theirs.ask(link.get(self.wanted.name, may_be_absent=True))):
+            if each.alias == self.wanted.alias:
                 log.info("deleting link %s (%s), left over in the pod's namespace", each.name, each.alias)
                 theirs.execute([link.delete(each.index)])
+
+    def found(self, theirs: Channel) -> Link | None:
+        """Returns the link that an earlier process left, if there is one with our mark and as wanted."""
+        wanted = self.wanted
+        for each in link.parse_all(theirs.ask(link.get(wanted.name, may_be_absent=True))):
+            fits = each.alias == wanted.alias and each.kind == "veth" and wanted.mac in (b"", each.mac)
+            if fits and not self._tools.live.has(self.netns, each):
+                return each
+        return None
+
+    def _take_over(self, ours: Channel, theirs: Channel, home: Netns, pod: Netns) -> Link | None:
+        """Returns the pod's end of a pair that an earlier process left and that is now ours; in the pod's namespace."""
+        with self._tools.claims:
+            left = self.found(theirs)
+            if left is None or not self._ends_with_us(theirs, left, home, pod):
+                return None
+            far = link.parse_all(ours.ask(link.get(left.peer_index, may_be_absent=True)))
+            if not far or far[0].alias != self.wanted.peer_alias:
+                return None
+            home.enter()
+            try:
+                if not self._tools.owner.may_adopt(left.group):
+                    return None
+            finally:
+                pod.enter()
+            self.adopted = True
+            self.our_name, self.our_index, self.our_mac = far[0].name, far[0].index, far[0].mac
+            self.their_index, self.their_mac = left.index, left.mac
+            self.remember()
+            return left
+
+    def _ends_with_us(self, theirs: Channel, left: Link, home: Netns, pod: Netns) -> bool:
+        """Says whether a link's other end is in our own namespace."""
+        if home.identity == pod.identity:
+            return left.peer_nsid is None
+        return left.peer_nsid is not None and left.peer_nsid == nsid.known(theirs, home.fileno())
+
+    def _adopt(self, ours: Channel, theirs: Channel, left: Link) -> None:
+        if left.group != self._tools.owner.group:
+            ours.execute([link.set_group(self.our_index, self._tools.owner.group)])
+        self.refresh_adopted(ours, theirs, left)
+        log.info("taken over as it is: interface %s, our end %s", self.wanted.name, self.our_name)
+
+    def refresh_adopted(self, ours: Channel | None, theirs: Channel, left: Link) -> None:
+        """Gives a link that was taken over whatever it lacks, and takes away what is not wanted any more."""
+        self._has_rules = True  # there may be some
+        self._refresh(ours, theirs, left)
+        self._has_rules = bool(self.wanted.policies)
 
     def refuse_taken(self, theirs: Channel, error: NetlinkError) -> None:
         """Raises NameTaken if that is why the kernel refused to make the pair."""
@@ -183,8 +283,9 @@ class KernelInterface:
 
     def _create_pair(self, ours: Channel, pod: Netns) -> None:
         wanted = self.wanted
-        end = VethEnd(name=self.our_name, mac=self.our_mac, mtu_bytes=wanted.mtu_bytes)
-        their_end = VethEnd(name=wanted.name, mac=self.their_mac, mtu_bytes=wanted.mtu_bytes)
+        group = self._tools.owner.group
+        end = VethEnd(name=self.our_name, mac=self.our_mac, mtu_bytes=wanted.mtu_bytes, group=group)
+        their_end = VethEnd(name=wanted.name, mac=self.their_mac, mtu_bytes=wanted.mtu_bytes, group=group)
         ours.ask(link.create_veth(end, their_end, pod.fileno()))
         index = self.our_index = link.index_of(self.our_name)
         ours.execute([link.set_alias(index, wanted.peer_alias), link.no_ipv6_address(index)])
@@ -198,12 +299,24 @@ class KernelInterface:
             requests = self._tools.drop_filter.attach(index) + requests
             ours.execute(requests)
         except NetlinkError as error:
-            log.warning("frames for %s will reach our own network stack too: %s", self.our_name, error)
+            self._tell_unfiltered(error)
             ours.execute(requests[-1:])
+
+    def _tell_unfiltered(self, error: NetlinkError) -> None:
+        log.warning("frames for %s will reach our own network stack too: %s", self.our_name, error)
+
+    def drop_arriving(self) -> None:
+        """Sees to it that what arrives on our end goes nowhere but to packet sockets."""
+        with Channel() as ours:
+            try:
+                ours.execute(self._tools.drop_filter.attach(self.our_index))
+            except NetlinkError as error:
+                if error.errno != errno.ENODEV:  # it went with the pod
+                    self._tell_unfiltered(error)
 
     def _set_up(self, theirs: Channel) -> None:
         wanted = self.wanted
-        index = self._their_index = link.index_of(wanted.name)
+        index = self.their_index = link.index_of(wanted.name)
         self.remember()
         self._write_settings()
         theirs.execute(
@@ -218,7 +331,9 @@ class KernelInterface:
         self._check_addresses(theirs)
 
     def _refresh(self, ours: Channel | None, theirs: Channel, now: Link) -> None:
-        wanted, index = self.wanted, self._their_index
+        wanted, index = self.wanted, self.their_index
+        if now.group != self._tools.owner.group:
+            theirs.execute([link.set_group(index, self._tools.owner.group)])
         if not wanted.managed:
             return
         requests: list[Request] = []
@@ -250,7 +365,7 @@ class KernelInterface:
 
     def _current_addresses(self, theirs: Channel) -> list[IpInterface]:
         """Returns the addresses of global scope: those that the kernel made for the link are not ours to judge."""
-        found = address.parse_all(theirs.ask(address.list_of(self._their_index)))
+        found = address.parse_all(theirs.ask(address.list_of(self.their_index)))
         return [one.interface for one in found if one.scope == address.SCOPE_GLOBAL]
 
     def _check_addresses(self, theirs: Channel) -> None:
@@ -262,7 +377,7 @@ class KernelInterface:
         if not any(one.version == 6 for one in self.wanted.addresses):
             return
         for attempt in range(_ADDRESS_ATTEMPTS):
-            found = address.parse_all(theirs.ask(address.list_of(self._their_index)))
+            found = address.parse_all(theirs.ask(address.list_of(self.their_index)))
             wanted = [one for one in found if one.interface in self.wanted.addresses]
             if not any(one.tentative or one.duplicate for one in wanted):
                 return
@@ -280,14 +395,14 @@ class KernelInterface:
         return list({one.ip: one for one in [*given, *peers]}.values())
 
     def _refresh_neighbours(self, theirs: Channel) -> None:
-        index = self._their_index
+        index = self.their_index
         current = neighbour.parse_ours(theirs.ask(neighbour.list_of(index)))
         steps = neighbour.changes(self._neighbours(), current)
         theirs.execute([neighbour.put(index, one) for one in steps.put])
         theirs.execute([neighbour.remove(index, ip) for ip in steps.remove])
 
     def _refresh_routes(self, theirs: Channel) -> None:
-        index = self._their_index
+        index = self.their_index
         answers = theirs.execute(route.list_ours(index=index, table=MAIN_TABLE))
         current = [one for on, one in route.parse_ours(_flat(answers)) if on == index and one.table == MAIN_TABLE]
         steps = route.changes(self.wanted.routes, current)
@@ -298,7 +413,7 @@ class KernelInterface:
         if not self.wanted.policies and not self._has_rules:
             return
         self._has_rules = True
-        index = self._their_index
+        index = self.their_index
         with self._tools.tables:
             rules = _flat(theirs.execute(rule.list_all()))
             routes = _flat(theirs.execute(route.list_all()))

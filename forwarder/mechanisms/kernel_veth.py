@@ -17,7 +17,7 @@ The devices count; see `VethJoint`.
 import errno
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Self
@@ -46,23 +46,14 @@ class PodInterface(KernelInterface):
     place: Place = (0, 0)
     """Where our namespace sees it."""
 
-    def found(self, theirs: Channel) -> Link | None:
-        """Returns the link that carries our mark and is what is wanted, if there is one."""
-        wanted = self.wanted
-        for each in link.parse_all(theirs.ask(link.list_marked(wanted.alias))):
-            if each.alias == wanted.alias and each.kind == "veth" and each.name == wanted.name:
-                return each if wanted.mac in (b"", each.mac) else None
-        return None
-
     def become(self, index: int, mac: bytes, other_mac: bytes) -> None:
         """Stands for a link that is there."""
-        self._their_index, self.their_mac, self.our_mac = index, mac, other_mac
+        self.their_index, self.their_mac, self.our_mac = index, mac, other_mac
         self.remember()
 
-    @property
-    def index(self) -> int:
-        """The link's index in its namespace; 0 while there is none."""
-        return self._their_index
+    def may_adopt(self, left: Link) -> bool:
+        """Says whether a link is nobody else's; in our namespace."""
+        return self._tools.owner.may_adopt(left.group)
 
     def make_room(self, theirs: Channel) -> None:
         """Deletes what an earlier connection of this id left."""
@@ -72,18 +63,14 @@ class PodInterface(KernelInterface):
         """Gives a new link its context; in the pod's namespace."""
         self._set_up(theirs)
 
-    def refresh(self, theirs: Channel, now: Link) -> None:
-        """Gives a link that is there the rest of its context; in the pod's namespace."""
-        self._refresh(None, theirs, now)
-
     def update(self, wanted: InterfaceContext) -> None:
         """Makes what is there into what is wanted. Raises NetlinkError (ENODEV) when it is gone."""
         with self._open_pod(wanted.inode_url) as pod:
             pod.enter()
             with Channel(pod.label) as theirs:
-                (now,) = link.parse_all(theirs.ask(link.get(self.index)))
+                (now,) = link.parse_all(theirs.ask(link.get(self.their_index)))
                 self.wanted = wanted
-                self.refresh(theirs, now)
+                self._refresh(None, theirs, now)
 
     def remove(self) -> None:
         """Deletes the link, and with it the other end. Raises InvalidRequest or NetlinkError when the pod is gone."""
@@ -92,8 +79,19 @@ class PodInterface(KernelInterface):
         with self._open_pod(self.wanted.inode_url) as pod:
             pod.enter()
             with Channel(pod.label) as theirs:
-                theirs.execute([link.delete(self.index)])
-        self._their_index = 0
+                theirs.execute([link.delete(self.their_index)])
+        self.their_index = 0
+
+    @property
+    def claims(self) -> AbstractContextManager[bool]:
+        """To be held between finding a pair that an earlier process left and taking it over."""
+        return self._tools.claims
+
+    @property
+    def end(self) -> VethEnd:
+        """What a new link is made with."""
+        wanted, group = self.wanted, self._tools.owner.group
+        return VethEnd(name=wanted.name, mac=self.their_mac, mtu_bytes=wanted.mtu_bytes, group=group)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,17 +118,20 @@ class VethPair:
         when the kernel refuses; `remove` must follow then, too.
         """
         with ExitStack() as stack:
-            home = stack.enter_context(Channel())
-            visits = [self._visit(stack, home, each) for each in self._ends]
-            links = [each.interface.found(each.channel) for each in visits]
-            if links[0] is not None and links[1] is not None and _are_one_pair(visits, links[0], links[1]):
-                self.adopted = True
-                self._adopt(visits, links[0], links[1])
+            home = stack.enter_context(Netns.current())
+            ours = stack.enter_context(Channel())
+            visits = [self._visit(stack, ours, each) for each in self._ends]
+            home.enter()
+            links = self._take_over(visits)
+            if links:
+                for visit, left in zip(visits, links, strict=True):
+                    visit.pod.enter()
+                    visit.interface.refresh_adopted(None, visit.channel, left)
             else:
                 self._make(visits)
             for each in visits:
                 number, _ = each.interface.place
-                each.interface.place = number, each.interface.index
+                each.interface.place = number, each.interface.their_index
 
     def remove(self) -> None:
         """Takes the pair away; what is gone already is fine."""
@@ -146,7 +147,7 @@ class VethPair:
 
     def _delete(self) -> None:
         for end in self._ends:
-            if not end.index:
+            if not end.their_index:
                 return
             try:
                 end.remove()
@@ -165,11 +166,17 @@ class VethPair:
         pod.enter()
         return _Visit(interface, pod, stack.enter_context(Channel(pod.label)))
 
-    def _adopt(self, visits: Sequence[_Visit], near: Link, far: Link) -> None:
-        for visit, mine, other in ((visits[0], near, far), (visits[1], far, near)):
-            visit.interface.become(mine.index, mine.mac, other.mac)
-            visit.pod.enter()
-            visit.interface.refresh(visit.channel, mine)
+    def _take_over(self, visits: Sequence[_Visit]) -> Sequence[Link]:
+        """Returns the ends of the pair that an earlier process left and that is now ours; in our namespace."""
+        client, endpoint = (each.interface for each in visits)
+        with client.claims:
+            near, far = (each.interface.found(each.channel) for each in visits)
+            if near is None or far is None or not _are_one_pair(visits, near, far) or not client.may_adopt(near):
+                return ()
+            client.become(near.index, near.mac, far.mac)
+            endpoint.become(far.index, far.mac, near.mac)
+        self.adopted = True
+        return near, far
 
     def _make(self, visits: Sequence[_Visit]) -> None:
         for each in visits:
@@ -177,7 +184,7 @@ class VethPair:
         near, far = (each.interface for each in visits)
         try:
             answers = visits[0].channel.execute(
-                [link.create_veth(_end(near), _end(far), visits[1].pod.fileno()), link.get(near.wanted.name)]
+                [link.create_veth(near.end, far.end, visits[1].pod.fileno()), link.get(near.wanted.name)]
             )
         except NetlinkError as error:
             for each in visits:
@@ -188,8 +195,8 @@ class VethPair:
         far.become(made.peer_index, far.their_mac, near.their_mac)
         # Marked before anything else can fail, and up before addresses: IPv6 waits for both ends.
         for each in visits:
-            mark = link.set_alias(each.interface.index, each.interface.wanted.alias)
-            each.channel.execute([mark, link.set_flags(each.interface.index, on=link.IFF_UP)])
+            index, alias = each.interface.their_index, each.interface.wanted.alias
+            each.channel.execute([link.set_alias(index, alias, on=link.IFF_UP)])
         for each in visits:
             each.pod.enter()
             each.interface.set_up(each.channel)
@@ -202,11 +209,6 @@ def _are_one_pair(visits: Sequence[_Visit], near: Link, far: Link) -> bool:
     if visits[0].pod.identity == visits[1].pod.identity:
         return near.peer_nsid is None
     return near.peer_nsid is not None and near.peer_nsid == nsid.known(visits[0].channel, visits[1].pod.fileno())
-
-
-def _end(interface: PodInterface) -> VethEnd:
-    wanted = interface.wanted
-    return VethEnd(name=wanted.name, mac=interface.their_mac, mtu_bytes=wanted.mtu_bytes)
 
 
 class VethOpenEnd:

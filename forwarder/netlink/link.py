@@ -9,6 +9,7 @@ import dataclasses
 import errno
 import os
 import socket
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -28,6 +29,8 @@ ALIAS_BYTES: Final = 254
 
 _IN6_ADDR_GEN_MODE_NONE: Final = 1
 _RTEXT_FILTER_SKIP_STATS: Final = 8
+_IFLA_GROUP: Final = 27
+_IFLA_GROUP_BYTES: Final = 8
 
 _DOOMED_GROUP: Final = 0x76574952
 """The group that links are put into to be deleted together."""
@@ -65,6 +68,8 @@ class Link:
     """Index of a veth's other end in its own namespace, 0 when that is unknown."""
     peer_nsid: int | None = None
     """Number that the link's namespace has for the other end's; None when both are in one."""
+    group: int = 0
+    """A number that its maker chooses; 0 when nobody did."""
     statistics: Statistics | None = None
 
     @property
@@ -80,6 +85,7 @@ class VethEnd:
     name: str
     mac: bytes
     mtu_bytes: int
+    group: int = 0
 
 
 def name_fault(name: str) -> str:
@@ -115,7 +121,12 @@ def create_veth(ours: VethEnd, theirs: VethEnd, their_netns_fd: int) -> Request:
 
 
 def _end(end: VethEnd) -> Attributes:
-    return (("IFLA_IFNAME", end.name), ("IFLA_ADDRESS", end.mac.hex(":")), ("IFLA_MTU", end.mtu_bytes))
+    attributes: Attributes = (
+        ("IFLA_IFNAME", end.name),
+        ("IFLA_ADDRESS", end.mac.hex(":")),
+        ("IFLA_MTU", end.mtu_bytes),
+    )
+    return (*attributes, ("IFLA_GROUP", end.group)) if end.group else attributes
 
 
 def index_of(name: str) -> int:
@@ -130,6 +141,11 @@ def set_alias(link: int | str, alias: str, *, on: int = 0) -> Request:
     """Gives a link, by index or name, its alias, and switches IFF_ flags on."""
     what = f"set the alias of link {link} to {alias!r}"
     return _change(link, ("IFLA_IFALIAS", alias), flags=on, mask=on, what=what)
+
+
+def set_group(index: int, group: int) -> Request:
+    """Gives a link the number of another group. By index: with a name it would mean all links of the group."""
+    return _change(index, ("IFLA_GROUP", group), what=f"put link {index} into group {group}")
 
 
 def set_mtu(link: int | str, mtu_bytes: int) -> Request:
@@ -219,9 +235,10 @@ def list_all(*, kind: str = "", statistics: bool = False) -> Request:
     return Request(type=RTM_GETLINK, flags=DUMP, attributes=attributes, what="list the links")
 
 
-def list_marked(alias: str) -> Request:
-    """Asks for every link of the namespace with an alias. The kernel cannot tell, so others are not decoded."""
-    return dataclasses.replace(list_all(), only=(alias.encode() + b"\0",), what=f"list the links marked {alias!r}")
+def list_group(group: int) -> Request:
+    """Asks for every veth link of a group. The kernel cannot choose, so those without the number are not decoded."""
+    attribute = struct.pack("=HHI", _IFLA_GROUP_BYTES, _IFLA_GROUP, group)
+    return dataclasses.replace(list_all(kind="veth"), only=(attribute,), what=f"list the veth links of group {group}")
 
 
 def parse(message: Message) -> Link:
@@ -237,6 +254,7 @@ def parse(message: Message) -> Link:
         flags=message["flags"],
         peer_index=message.get_attr("IFLA_LINK", 0),
         peer_nsid=message.get_attr("IFLA_LINK_NETNSID"),
+        group=message.get_attr("IFLA_GROUP", 0),
         statistics=_statistics(message.get_attr("IFLA_STATS64")),
     )
 

@@ -1,4 +1,4 @@
-"""Looks at links in other namespaces from ours: their counters, and when they go away.
+"""Looks at links in other namespaces, and in ours, from ours: their counters, and when they go away.
 
 It enters none and holds none open, so a pod can go while its links are watched. One socket hears
 of all of them. Everything here is done at once, on the event loop's thread; a look waits for
@@ -35,7 +35,10 @@ _ANCILLARY_BYTES: Final = socket.CMSG_SPACE(4)
 _MESSAGES_PER_WAKE: Final = 64
 _NOT_THERE: Final = Link(index=0, name="")
 
-Place = tuple[int, int]
+HOME: Final = None
+"""Stands for the number of our own namespace."""
+
+Place = tuple[int | None, int]
 """Number of the namespace, index of the link."""
 
 
@@ -132,9 +135,10 @@ class RemoteLinks:
         for message in self._marshal.parse(data):
             kind = message["header"]["type"]
             if kind == RTM_DELLINK:
-                number = self._own_number() if origin is None else origin
-                if number is not None:
-                    self._tell((number, message["index"]), "it was deleted or moved to another namespace")
+                index, why = message["index"], "it was deleted or moved to another namespace"
+                self._tell((origin, index), why)
+                if origin is None and (number := self._own_number()) is not None:
+                    self._tell((number, index), why)
             elif kind == RTM_DELNSID and origin is None:
                 number = nsid.number(message)
                 for place in [each for each in self._listeners if each[0] == number]:

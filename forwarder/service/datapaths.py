@@ -4,6 +4,7 @@
 | --- | --- |
 | `auto` | a datapath without us in it, where there is one for the two mechanisms; else the workers |
 | `kernel` | a datapath without us in it; where there is none the Request is refused |
+| `redirect` | that one of them; where it cannot be the Request is refused |
 | `userspace` | the workers |
 
 The Request's label `datapath` says what is wanted; without it the forwarder's setting does.
@@ -27,6 +28,7 @@ class Wanted(StrEnum):
     AUTO = "auto"
     USERSPACE = "userspace"
     KERNEL = "kernel"
+    REDIRECT = "redirect"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +81,9 @@ def choices(wish: Wish, client: str, endpoint: str, datapaths: Datapaths, unfit:
     if wish.wanted is Wanted.USERSPACE:
         return [Choice(datapath=datapaths.userspace, reason=told)]
     direct = [each for each in datapaths.direct if each.carries(client, endpoint)]
-    if wish.wanted is Wanted.KERNEL:
+    if wish.wanted is Wanted.REDIRECT:
+        direct = [each for each in direct if each.name == wish.wanted]
+    if wish.wanted in (Wanted.KERNEL, Wanted.REDIRECT):
         if not direct:
             raise MechanismUnsupported(
                 f"{told}, and {pair} cannot do without our workers",

@@ -352,12 +352,13 @@ async def test_a_name_that_is_taken_is_refused_and_its_link_stays(kernel: Kernel
 
 
 async def test_a_link_left_over_with_our_mark_makes_room(kernel: KernelMechanism, netns: Netns):
-    netns.run("ip", "link", "add", "old", "type", "bridge")
-    netns.run("ip", "link", "set", "old", "alias", "server-origin")
+    netns.run("ip", "link", "add", "nsm-1", "type", "bridge")
+    netns.run("ip", "link", "set", "nsm-1", "alias", "server-origin")
     netns.run("ip", "link", "add", "nsm-2", "type", "bridge")
     netns.run("ip", "link", "set", "nsm-2", "alias", "server-another")
     async with kernel.open(CLIENT, asked(netns)):
         assert set(netns.links()) == {"lo", "nsm-1", "nsm-2"}
+        assert netns.links()["nsm-1"]["linkinfo"]["info_kind"] == "veth"
 
 
 async def test_rules_left_over_are_removed_before_tables_are_chosen(kernel: KernelMechanism, netns: Netns):
@@ -537,7 +538,7 @@ async def test_frames_that_the_data_plane_takes_reach_no_program_of_ours(
 async def test_without_the_filter_the_wire_works_and_the_reason_is_told(
     kernel: KernelMechanism, netns: Netns, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    def refuse() -> int:
+    def refuse(_program: bytes) -> int:
         raise NetlinkError("cannot load the filter", errno=errno.EPERM)
 
     monkeypatch.setattr(ingress, "_load", refuse)

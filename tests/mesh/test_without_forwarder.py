@@ -3,7 +3,8 @@
 import asyncio
 import re
 import signal
-from contextlib import ExitStack, asynccontextmanager
+import socket
+from contextlib import ExitStack, asynccontextmanager, nullcontext, suppress
 
 import pytest
 
@@ -24,6 +25,8 @@ from tests.support.netns import Netns as Shell
 from tests.support.programs import running
 
 LIFETIME_S = 600
+SETTINGS = {"veth": "kernel", "redirect": "redirect", "userspace": "userspace"}
+"""What asks for a datapath."""
 
 
 class Mesh:
@@ -79,15 +82,16 @@ def identity(netns):
 
 
 @pytest.mark.parametrize("payload", ["ETHERNET", "IP"])
-async def test_a_forwarder_that_stands_still_stops_no_kernel_vwire(tmp_path, payload):
+@pytest.mark.parametrize("datapath", ["veth", "redirect"])
+async def test_a_forwarder_that_stands_still_stops_no_kernel_vwire(tmp_path, datapath, payload):
     """S-B01: A7 = 0 lost."""
     with ExitStack() as stack:
         near, far = (stack.enter_context(pod()) for _ in range(2))
         async with mesh(tmp_path, "KERNEL", kernel_end(far), payload) as nodes:
-            with nodes.forwarder("--default-payload", payload) as forwarder:
+            with nodes.forwarder("--default-payload", payload, "--datapath", SETTINGS[datapath]) as forwarder:
                 forwarder.wait_for("serving, ")
                 answer = await nodes.request(first(), kernel(near))
-                forwarder.wait_for("carried by datapath veth")
+                forwarder.wait_for(f"carried by datapath {datapath}")
                 ip = answer.context.ip_context
                 forwarder.send(signal.SIGSTOP)
                 for family in (0, 1):
@@ -133,27 +137,63 @@ async def test_a_forwarder_that_stands_still_stops_no_direct_memif(tmp_path):
 
 
 @pytest.mark.parametrize("payload", ["ETHERNET", "IP"])
-async def test_a_killed_forwarder_leaves_its_kernel_vwire_and_the_next_one_takes_it_over_as_it_is(tmp_path, payload):
-    """A3 and A7 = 0 lost: same interfaces, frames keep flowing."""
+@pytest.mark.parametrize("datapath", ["veth", "redirect", "userspace"])
+async def test_a_killed_forwarders_kernel_vwire_is_taken_over_as_it_is_by_the_next_one(tmp_path, datapath, payload):
+    """A3: same interfaces. A7 = 0 lost where the forwarder was not in the path."""
+    options = ("--default-payload", payload, "--datapath", SETTINGS[datapath])
     with ExitStack() as stack:
         near, far = (stack.enter_context(pod()) for _ in range(2))
         async with mesh(tmp_path, "KERNEL", kernel_end(far), payload) as nodes:
-            with nodes.forwarder("--default-payload", payload) as killed:
+            with nodes.forwarder(*options) as killed:
                 killed.wait_for("serving, ")
-                answer = await nodes.request(first(), kernel(near))
+                answer = await nodes.request(full(first()), kernel(near))
                 before = identity(near), identity(far)
                 ip = answer.context.ip_context
                 pods = Shell(near.fileno()), Shell(far.fileno())
-                async with blackout(*pods, ip.src_ip_addrs[0], ip.dst_ip_addrs[0]) as report:
-                    killed.send(signal.SIGKILL)
-                    await asyncio.to_thread(killed.process.wait)
-                    forwarder = stack.enter_context(nodes.forwarder("--default-payload", payload))
-                    await asyncio.to_thread(forwarder.wait_for, "serving, ")
-                    for _ in range(3):
-                        answer = await nodes.request(copy(answer))
-                assert report.nothing_lost, report
+                addresses = ip.src_ip_addrs[0], ip.dst_ip_addrs[0]
+                with pods[0].call(watch_links) as near_events, pods[1].call(watch_links) as far_events:
+                    async with blackout(*pods, *addresses) if datapath != "userspace" else nullcontext() as report:
+                        killed.send(signal.SIGKILL)
+                        await asyncio.to_thread(killed.process.wait)
+                        forwarder = stack.enter_context(nodes.forwarder(*options))
+                        await asyncio.to_thread(forwarder.wait_for, "serving, ")
+                        for _ in range(3):
+                            answer = await nodes.request(copy(answer))
+                    assert links_changed(near_events) == links_changed(far_events) == 0
+                assert report is None or report.nothing_lost, report
                 forwarder.wait_for("taken over as it is")
                 assert (identity(near), identity(far)) == before
+                async with blackout(*pods, *addresses) as report:
+                    await asyncio.sleep(0.2)
+                assert report.nothing_lost, report
                 await nodes.close(answer)
                 assert links(near) == links(far) == []
+                assert "ipproto udp" not in Shell(near.fileno()).run("ip", "rule").stdout
                 assert len(nodes.endpoint) == 0
+
+
+def full(given):
+    """A Request with everything that hangs on an interface."""
+    context = given.context.ip_context
+    context.src_routes.add(prefix="10.10.0.0/16")
+    context.ip_neighbors.add(ip="172.16.9.9", hardware_address="02:00:00:00:00:99")
+    policy = context.policies.add(proto="17", dst_port="53")
+    setattr(policy, "from", "172.16.0.0/16")
+    policy.routes.add(prefix="10.30.0.0/16")
+    return given
+
+
+def watch_links():
+    """Subscribes to what happens to links of the thread's namespace."""
+    made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
+    made.bind((0, 0x1))
+    return made
+
+
+def links_changed(events):
+    """Counts the events."""
+    count = 0
+    with suppress(BlockingIOError):
+        while events.recv(1 << 16):
+            count += 1
+    return count

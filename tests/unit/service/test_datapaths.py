@@ -56,20 +56,22 @@ class Loop(Direct):
 
 
 WORLD = World()
-VETH, TC, MEMIF = Direct(WORLD, "KERNEL", "veth"), Direct(WORLD, "KERNEL", "tc"), Direct(WORLD, "MEMIF", "memif")
+VETH, TC = (Direct(WORLD, "KERNEL", name) for name in ("veth", "redirect"))
+MEMIF = Direct(WORLD, "MEMIF", "memif")
 ALL = Datapaths(mechanisms={}, userspace=Loop(WORLD, "", "userspace"), direct=[VETH, TC, MEMIF])
 
 
 @pytest.mark.parametrize(
     ("wanted", "pair", "unfit", "found"),
     [
-        ("auto", "KERNEL KERNEL", {}, "veth tc userspace"),
+        ("auto", "KERNEL KERNEL", {}, "veth redirect userspace"),
         ("auto", "MEMIF MEMIF", {}, "memif userspace"),
         ("auto", "KERNEL MEMIF", {}, "userspace"),
         ("auto", "MEMIF KERNEL", {}, "userspace"),
-        ("auto", "KERNEL KERNEL", {"veth": "veth failed: no"}, "tc userspace"),
+        ("auto", "KERNEL KERNEL", {"veth": "veth failed: no"}, "redirect userspace"),
         ("auto", "MEMIF MEMIF", {"memif": "memif failed: no"}, "userspace"),
-        ("kernel", "KERNEL KERNEL", {"veth": "veth failed: no"}, "veth tc"),
+        ("kernel", "KERNEL KERNEL", {"veth": "veth failed: no"}, "veth redirect"),
+        ("redirect", "KERNEL KERNEL", {"redirect": "redirect failed: no"}, "redirect"),
         ("kernel", "MEMIF MEMIF", {}, "memif"),
         ("userspace", "KERNEL KERNEL", {}, "userspace"),
         ("userspace", "MEMIF MEMIF", {}, "userspace"),
@@ -109,7 +111,7 @@ def test_the_label_is_stronger_than_the_setting():
 def test_a_label_that_names_no_datapath_is_refused(value):
     with pytest.raises(InvalidRequest, match="names no datapath") as caught:
         wish(Connection(labels={"datapath": value}), Wanted.AUTO)
-    assert "auto, userspace, kernel" in caught.value.detail
+    assert "auto, userspace, kernel, redirect" in caught.value.detail
 
 
 def direct_scene(*names):

@@ -1,0 +1,167 @@
+"""The redirect datapath: a veth pair into each pod, our two ends joined by tc.
+
+```
+  the client's namespace          our namespace            the endpoint's namespace
+  <name> ------ veth ------ <service>-<random>
+                                  │     ▲
+                           tc redirect, each way
+                                  ▼     │
+                            <service>-<random> ------ veth ------ <name>
+```
+
+No process is in the path, as with `veth`, and each side's interface is its own, as with
+`userspace`: when the endpoint dies or another one takes over, the client's stays as it is. All frames
+pass two devices of ours, which count. Interfaces, marks and contexts are the KERNEL mechanism's.
+
+A frame that arrives on one of our ends leaves by the other as it came, a super-frame as one. With
+payload IP only IPv4 and IPv6 pass, and get the hardware addresses that the other pod expects.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Self
+
+from forwarder.api import constants
+from forwarder.api.connection_pb2 import Connection
+from forwarder.api.context import Side
+from forwarder.api.path import copy
+from forwarder.dataplane.statistics import FlowStatistics, VwireStatistics
+from forwarder.mechanisms import Broken
+from forwarder.mechanisms.interface_context import interface_context
+from forwarder.mechanisms.kernel import KernelMechanism, serves
+from forwarder.mechanisms.kernel_interface import KernelInterface
+from forwarder.netlink import Channel
+from forwarder.netlink.ingress import Addresses, Redirect
+from forwarder.netlink.link import Statistics
+from forwarder.netlink.remote_links import HOME, Place, RemoteLinks
+from forwarder.netns import run_in
+
+
+class RedirectEnd:
+    """One side: a pair with an end in the pod and one here."""
+
+    def __init__(self, side: Side, connection: Connection, pair: KernelInterface) -> None:
+        self.interface = f"{constants.KERNEL}/{pair.wanted.name}"
+        self.fault = ""
+        self.pair = pair
+        self._side = side
+        self._opened_with: Connection | None = copy(connection)
+
+    @property
+    def place(self) -> Place:
+        """Where our end is."""
+        return HOME, self.pair.our_index
+
+    def gone(self, broken: Broken, why: str) -> None:
+        """Notes that the pair is not there any more, and tells."""
+        self.fault = why
+        broken(f"{self.interface}: {why}")
+
+    def serves(self, connection: Connection) -> bool:
+        """Says whether namespace, name, payload, mark and hardware address are still what they were."""
+        return serves(self.pair, self._side, connection)
+
+    async def update(self, connection: Connection) -> None:
+        """Compares the interface with the connection's context and applies the difference."""
+        opened_with, self._opened_with = self._opened_with, None
+        if connection == opened_with:
+            return  # a moment ago
+        wanted = interface_context(connection, self._side)
+        await run_in(None, lambda: self.pair.update(wanted))
+
+
+class RedirectJoint:
+    """Two ends that send to each other."""
+
+    def __init__(self, client: RedirectEnd, endpoint: RedirectEnd, links: RemoteLinks, name: str) -> None:
+        self._places = client.place, endpoint.place
+        self._links = links
+        self._name = name
+
+    def statistics(self) -> VwireStatistics | None:
+        """Returns what our two ends have counted since they were made; None when they are gone.
+
+        Frames and bytes are with their Ethernet header; a super-frame is one.
+        """
+        near, far = self._links.statistics(*self._places)
+        if near is None or far is None:
+            return None
+        return VwireStatistics(name=self._name, a_to_b=_flow(near, far), b_to_a=_flow(far, near))
+
+
+def _flow(arriving: Statistics, leaving: Statistics) -> FlowStatistics:
+    """What came from one pod on our end there, and left by our end to the other pod.
+
+    Drop reasons: `device` is what our end to the other pod refused, `not redirected` what the program
+    did not send on (not IP where only packets pass) or the kernel lost between the two.
+    """
+    seen = leaving.sent_frames + leaving.send_drops
+    drops = {"device": leaving.send_drops, "not redirected": max(0, arriving.received_frames - seen)}
+    return FlowStatistics(
+        in_frames=max(arriving.received_frames, seen),
+        in_bytes=arriving.received_bytes,
+        out_frames=leaving.sent_frames,
+        out_bytes=leaving.sent_bytes,
+        bursts=0,
+        drops={reason: count for reason, count in drops.items() if count},
+    )
+
+
+class RedirectedVeths:
+    """Joins KERNEL to KERNEL on one node. One per forwarder; close it after the last."""
+
+    name = "redirect"
+
+    def __init__(self, kernel: KernelMechanism) -> None:
+        """Makes its interfaces as `kernel` does."""
+        self._kernel = kernel
+        self._links = RemoteLinks()
+
+    def carries(self, client: str, endpoint: str) -> bool:
+        """Says whether both are KERNEL."""
+        return client == endpoint == constants.KERNEL
+
+    @asynccontextmanager
+    async def open(self, side: Side, connection: Connection) -> AsyncIterator[RedirectEnd]:
+        """Makes the pair, or takes over the one that an earlier process left; as `KernelMechanism.open`."""
+        async with self._kernel.interface(side, connection) as pair:
+            yield RedirectEnd(side, connection, pair)
+
+    @asynccontextmanager
+    async def join(
+        self, client: RedirectEnd, endpoint: RedirectEnd, *, name: str, broken: Broken
+    ) -> AsyncIterator[RedirectJoint]:
+        """Redirects each end to the other; on leaving, what arrives is dropped again. Raises NetlinkError."""
+        async with AsyncExitStack() as stack:
+            for end in (client, endpoint):
+                stack.push_async_callback(run_in, None, end.pair.drop_arriving)
+            await run_in(None, partial(_redirect, client.pair, endpoint.pair))
+            for end in (client, endpoint):
+                end.fault = ""
+                stack.callback(self._links.forget, end.place)
+                self._links.watch(end.place, partial(end.gone, broken))
+            yield RedirectJoint(client, endpoint, self._links, name)
+
+    def close(self) -> None:
+        """Closes its sockets."""
+        self._links.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _redirect(near: KernelInterface, far: KernelInterface) -> None:
+    with (
+        Redirect(far.our_index, _addresses(far)) as forth,
+        Redirect(near.our_index, _addresses(near)) as back,
+        Channel() as ours,
+    ):
+        ours.execute([*forth.attach(near.our_index), *back.attach(far.our_index)])
+
+
+def _addresses(pair: KernelInterface) -> Addresses | None:
+    return Addresses(source=pair.our_mac, destination=pair.their_mac) if pair.wanted.ip_mode else None
