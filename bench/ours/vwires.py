@@ -14,6 +14,7 @@ imports nothing of the bench, so that `forwarder` may be another commit's.
 
 import argparse
 import asyncio
+import gc
 import os
 import resource
 import signal
@@ -116,6 +117,7 @@ async def main() -> None:
 if __name__ == "__main__":
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    gc.freeze()  # as every program of ours does
     try:
         asyncio.run(main())
     except asyncio.CancelledError:

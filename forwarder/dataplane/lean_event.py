@@ -11,7 +11,7 @@ class LeanEvent:
     def __init__(self) -> None:
         """Is not set."""
         self._is_set = False
-        self._waiting: asyncio.Future[None] | None = None
+        self._waiting: list[asyncio.Future[None]] | None = None
 
     def is_set(self) -> bool:
         """Says whether it is set."""
@@ -21,8 +21,9 @@ class LeanEvent:
         """Sets it; all who wait go on."""
         self._is_set = True
         waiting, self._waiting = self._waiting, None
-        if waiting is not None:
-            waiting.set_result(None)
+        for each in waiting or ():
+            if not each.done():
+                each.set_result(None)
 
     def clear(self) -> None:
         """Takes it back; who went on stays gone on."""
@@ -32,7 +33,12 @@ class LeanEvent:
         """Returns once it is set, or was set while we waited."""
         if self._is_set:
             return
+        waiting = asyncio.get_running_loop().create_future()
         if self._waiting is None:
-            self._waiting = asyncio.get_running_loop().create_future()
-        # One who is cancelled must not take the others along.
-        await asyncio.shield(self._waiting)
+            self._waiting = []
+        self._waiting.append(waiting)
+        try:
+            await waiting
+        finally:
+            if self._waiting is not None and waiting in self._waiting:  # cancelled
+                self._waiting.remove(waiting)

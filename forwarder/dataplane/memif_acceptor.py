@@ -83,10 +83,12 @@ class MemifAcceptor:
         if self.address.startswith("@"):
             self._sock.bind(target)
             return
-        self._make_directories()
         # The mode of the unbound socket becomes the file's, so that it is never wider than this.
         os.fchmod(self._sock.fileno(), 0o660)
         try:
+            self._sock.bind(target)
+        except FileNotFoundError:
+            self._make_directories()
             self._sock.bind(target)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or not self._remove_stale(target):

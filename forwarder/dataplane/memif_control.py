@@ -143,6 +143,9 @@ class Outgoing:
     fds: tuple[int, ...] = ()
 
 
+_ACK = Outgoing(data=encode(Ack()))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InterfaceChosen:
     """Server: the peer knows the id and the secret. Refuse with `disconnect` if it is taken."""
@@ -427,7 +430,7 @@ class MemifServer(_End):
             )
         self._interface = interface
         self._emit(InterfaceChosen(interface=interface, peer=printable(message.name)))
-        self._send(Ack())
+        self._outgoing.append(_ACK)
 
     def _add_region(self, message: AddRegion, fd: int) -> None:
         limits = self._limits
@@ -444,7 +447,7 @@ class MemifServer(_End):
         region = Region(index=message.index, size=message.size, fd=fd)
         self._regions.append(region)
         self._emit(RegionAdded(region=region))
-        self._send(Ack())
+        self._outgoing.append(_ACK)
 
     def _add_ring(self, message: AddRing, fd: int) -> None:
         limits = self._limits
@@ -480,7 +483,7 @@ class MemifServer(_End):
                 raise RemoteProtocolError(f"{what} at {ring.offset} overlaps another ring")
         self._rings.append(ring)
         self._emit(RingAdded(ring=ring))
-        self._send(Ack())
+        self._outgoing.append(_ACK)
 
     def _connect(self, message: Connect) -> None:
         to_server = sum(ring.to_server for ring in self._rings)

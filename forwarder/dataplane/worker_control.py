@@ -55,9 +55,17 @@ class WorkerControl:
         if self.worker.adopted >= generation:
             self._notified()
             return
-        adopted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((generation, adopted))
-        await outlast(adopted)
+        cancelled: asyncio.CancelledError | None = None
+        while self.worker.adopted < generation:
+            adopted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append((generation, adopted))
+            try:
+                await adopted
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            self._notified()
+            raise cancelled
 
     def _notified(self) -> None:
         """Hears what the worker has to tell."""

@@ -180,7 +180,9 @@ async def test_sockets_live_in_the_namespace_they_are_given(two_netns, reverse):
         async with client("@/vwire/netns", netns=here.fd) as other:
             await other.wait_connected()
         async with client("@/vwire/netns", netns=elsewhere.fd) as other:
-            await asyncio.sleep(0.05)
+            async with asyncio.timeout(5):
+                while not other.last_end:  # noqa: ASYNC110 - nothing to wait on
+                    await asyncio.sleep(0.001)
             assert not other.connected
             assert "refused" in other.last_end
 

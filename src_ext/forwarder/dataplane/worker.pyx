@@ -266,7 +266,7 @@ cdef void adopt(worker_t *self, uint64_t now) noexcept nogil:
                     watch_port(self, wire, ports[k])
                 ports[k].reported = False
             wire.standing = ASLEEP
-            wake_wire(self, wire, now)
+            wake_wire(self, wire, 0)    # a look at it; it is polled on only if frames are there
     store_release64(&self.adopted, change.generation)
     eventfd_write(self.notify_fd, 1)
 
