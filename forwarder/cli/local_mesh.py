@@ -14,7 +14,7 @@ import logging
 import os
 import shlex
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import ip_interface
@@ -59,12 +59,13 @@ class PlannedNextHops:
             for service in endpoint.services
         }
 
-    async def find(self, connection: Connection) -> Target:
-        """Returns the endpoint of the connection's network service."""
+    @asynccontextmanager
+    async def find(self, connection: Connection) -> AsyncIterator[Iterable[Target]]:
+        """Gives the endpoint of the connection's network service."""
         target = self._targets.get(connection.network_service)
         if target is None:
             raise EndpointNotFound(f"no endpoint of this mesh serves {connection.network_service!r}")
-        return target
+        yield [target]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,12 +1,25 @@
 """What the forwarder keeps beside a connection while it is established."""
 
 import asyncio
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from forwarder.api.connection_pb2 import Connection
 from forwarder.connection.expiry import ExpiryTimer
 from forwarder.service.pods import Pods
 from forwarder.service.wiring import Wiring
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Downstream:
+    """The connection at the next hop."""
+
+    url: str
+    """The next hop's."""
+    connection: Connection
+    """As the next hop knows it: its last answer in our view, or what we asked when the answer got lost."""
+    let_go: Callable[[], None]
+    """Ends that the URL is kept good."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -17,10 +30,9 @@ class Held:
     expiry: ExpiryTimer
     pods: Pods
     established_at: float
-    url: str = ""
-    """The next hop's; empty until one has been asked."""
-    downstream: Connection | None = None
-    """As the next hop knows it: its last answer in our view, or what we asked when the answer got lost.
-    None as long as there is nothing to close there."""
-    watch: asyncio.Task[None] | None = field(default=None)
+    downstream: Downstream | None = None
+    """None as long as there is nothing to close there."""
+    watch: asyncio.Task[None] | None = None
     """Listens to the next hop."""
+    watched_url: str = ""
+    """The one that it listens to."""

@@ -1,6 +1,6 @@
 """Which server comes next on a connection's path, and how it is called."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,24 +11,35 @@ from forwarder.errors import EndpointNotFound
 from forwarder.rpc import Channels, NextHop
 
 
+def _nothing() -> None:
+    """Ends nothing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What was found for a connection."""
+    """A server that may be a connection's next hop."""
 
     url: str
+    """One server has the same URL for as long as anybody keeps it."""
     endpoint_name: str = ""
     """The endpoint's name, if whoever found it knows; empty leaves the Request's."""
     payload: str = ""
     """The network service's payload, if known."""
+    keep: Callable[[], Callable[[], None]] = lambda: _nothing
+    """Keeps the URL good when the context of `find` is over; returns what ends that."""
+
+    def __str__(self) -> str:
+        return self.endpoint_name or self.url
 
 
 class NextHops(Protocol):
     """Finds next hops."""
 
-    async def find(self, connection: Connection) -> Target:
-        """Returns where a connection goes next.
+    def find(self, connection: Connection) -> AbstractAsyncContextManager[Iterable[Target]]:
+        """Gives the servers where a connection may go next, in the order in which they are to be tried.
 
-        Raises EndpointNotFound when nobody serves it.
+        There is at least one, each comes once, and it counts as tried when it is taken.
+        Raises EndpointNotFound when nobody serves the connection, NextHopError when that cannot be told.
         """
         ...
 
@@ -60,8 +71,9 @@ class ConfiguredNextHops:
         self._default = default
         self._by_service = dict(by_service or {})
 
-    async def find(self, connection: Connection) -> Target:
-        """Returns the URL configured for the connection's network service."""
+    @asynccontextmanager
+    async def find(self, connection: Connection) -> AsyncIterator[Iterable[Target]]:
+        """Gives the URL configured for the connection's network service."""
         url = self._by_service.get(connection.network_service, self._default)
         if not url:
             known = ", ".join(sorted(self._by_service)) or "none"
@@ -69,7 +81,7 @@ class ConfiguredNextHops:
                 f"no next hop is known for the network service {connection.network_service!r}",
                 hint=f"next hops are configured for: {known}",
             )
-        return Target(url=url)
+        yield [Target(url=url)]
 
 
 def dialler(channels: Channels) -> Dial:

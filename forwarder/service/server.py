@@ -26,7 +26,8 @@ from forwarder.security import TokenMetadata, TokenSource, UnsignedTokens
 from forwarder.service.datapaths import Datapaths, Wanted
 from forwarder.service.held import Held
 from forwarder.service.next_hops import Dial, NextHops, dialler
-from forwarder.service.request import Events, Parts, serve_request
+from forwarder.service.parts import Parts
+from forwarder.service.request import Events, serve_request
 from forwarder.service.statistics import ConnectionStatus, ForwarderStatistics
 from forwarder.service.watch import watch_next_hop
 
@@ -207,13 +208,17 @@ class Forwarder:
         """Sees to it that somebody listens to the next hop, for as long as the connection lasts."""
         held = entry.held
         assert held is not None
-        if held.watch is not None and not held.watch.done():
-            return
+        assert held.downstream is not None
+        if held.watch is not None:
+            if held.watched_url == held.downstream.url and not held.watch.done():
+                return
+            held.watch.cancel()
         watching = watch_next_hop(
             entry, table=self._table, monitor=self._monitor, dial=self._parts.dial, down=self._down
         )
         if held.watch is None:
             entry.stack.push_async_callback(_stop_watch, held)
+        held.watched_url = held.downstream.url
         held.watch = self._background.start(watching, f"watch {entry.id}")
 
     def _expired(self, entry: Entry[Held]) -> None:

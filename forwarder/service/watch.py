@@ -27,8 +27,9 @@ async def watch_next_hop(
     A next hop that serves no monitor is left alone.
     """
     held, connection = entry.held, entry.connection
-    if held is None or connection is None:
+    if held is None or connection is None or held.downstream is None:
         return
+    url = held.downstream.url
 
     async def changed(theirs: Connection) -> None:
         async with table.turn(entry.id) as now:
@@ -46,12 +47,12 @@ async def watch_next_hop(
             monitor.update(view)
 
     try:
-        async with dial(held.url) as server, server.monitor(next_hop_selector(connection)) as events:
+        async with dial(url) as server, server.monitor(next_hop_selector(connection)) as events:
             await follow(events, lambda: monitor.get(entry.id), changed)
         reason = "the next hop ended its monitor stream"
     except ForwarderError as error:
         if isinstance(error, NextHopError) and error.status == "UNIMPLEMENTED":
-            _log.info("the next hop %s serves no monitor; its failure will not be noticed", held.url)
+            _log.info("the next hop %s serves no monitor; its failure will not be noticed", url)
             return
         reason = str(error)
     async with table.turn(entry.id) as now:

@@ -300,7 +300,8 @@ async def test_a_next_hop_over_the_network_needs_a_mechanism_we_do_not_have(scen
 
 async def test_a_service_without_next_hop_is_not_found() -> None:
     with pytest.raises(EndpointNotFound, match="'web'"):
-        await ConfiguredNextHops(by_service={"a": "unix:///a"}).find(Connection(network_service="web"))
+        async with ConfiguredNextHops(by_service={"a": "unix:///a"}).find(Connection(network_service="web")):
+            pass
 
 
 async def test_without_expiry_of_the_caller_nothing_is_started(scene: Scene) -> None:
