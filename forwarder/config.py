@@ -214,9 +214,20 @@ class ForwarderSettings(Settings):
     listen_on: str = Field(
         "unix:///listen.on.socket", description="where requests are served: unix:///path or tcp://host:port"
     )
+    connect_to: str = Field(
+        "unix:///connect.to.socket",
+        description="the manager, where this forwarder registers and finds endpoints: unix:///path or tcp://host:port",
+    )
+    labels: StringMap = Field(
+        {"p2p": "true"}, description="labels that this forwarder registers with, by which managers choose it (k:v,k:v)"
+    )
+    nsname: str = Field(
+        "forwarder", min_length=1, description="network service that this forwarder registers as an endpoint of"
+    )
     next_hop: StringList = Field(
         (),
-        description="where requests go next: URL for every network service, or SERVICE=URL for one (list)",
+        description="where requests go next, instead of asking and registering with a manager: "
+        "URL for every network service, or SERVICE=URL for one (list)",
     )
     max_token_lifetime: Duration = Field(
         600.0, gt=0, description="how long this forwarder vouches for its segment of a path"
@@ -359,9 +370,6 @@ _IGNORED_COMMON: Mapping[str, str] = {
 IGNORED: Mapping[str, Mapping[str, str]] = {
     "forwarder": {
         **_IGNORED_COMMON,
-        "NSM_CONNECT_TO": _NO_REGISTRY + "; say where requests go with NSM_NEXT_HOP",
-        "NSM_LABELS": _NO_REGISTRY,
-        "NSM_NSNAME": _NO_REGISTRY,
         "NSM_REGISTRY_CLIENT_POLICIES": _NO_TLS,
         "NSM_PROMETHEUS_LISTEN_ON": _NO_METRICS,
         "NSM_PROMETHEUS_CA_FILE": _NO_METRICS,

@@ -1,8 +1,11 @@
 """Joins clients and endpoints by virtual wires.
 
-Serves the NSM API on a unix or tcp socket. Every Request goes on to the next hop that
-`--next-hop` names for its network service; when that has agreed, both sides' interfaces are
-made and the frames between them carried, until the client closes, or stops refreshing.
+Serves the NSM API on a unix or tcp socket, and registers with the manager at `--connect-to`, which
+then sends it Requests. It asks the manager who serves a Request's network service, and calls one of
+those; when that has agreed, both sides' interfaces are made and the frames between them carried,
+until the client closes, or stops refreshing.
+
+Without a manager, `--next-hop` says where Requests go.
 
 Making interfaces in other network namespaces needs root, or CAP_SYS_ADMIN, CAP_NET_ADMIN and
 CAP_NET_RAW, and the host's process ids to find namespaces by.
@@ -16,6 +19,7 @@ import rich_click as click
 
 from forwarder import config
 from forwarder.api import constants
+from forwarder.api.registry_pb2 import NetworkServiceEndpoint, NetworkServiceLabels
 from forwarder.cli import profile, program
 from forwarder.cli.file_limit import raise_file_limit
 from forwarder.cli.options import insecure_flag, settings_flags
@@ -30,14 +34,19 @@ from forwarder.mechanisms.kernel_veth import DirectVeth
 from forwarder.mechanisms.memif import MemifMechanism
 from forwarder.mechanisms.memif_direct import DirectMemif
 from forwarder.mesh.endpoint import forever, unsigned_tokens
+from forwarder.mesh.registration import Registration
 from forwarder.rpc import Address, Channels, serve
 from forwarder.security import TokenMetadata
 from forwarder.service import ConfiguredNextHops, Forwarder
 from forwarder.service.datapaths import Wanted
+from forwarder.service.discovered import DiscoveredNextHops
 from forwarder.service.next_hops import dialler
 from forwarder.tuning import Profile
 
 BUILT_IN = Profile()
+
+REGISTER_WAIT_S = 5.0
+"""How long the start waits to be registered; then the attempts go on beside the work."""
 
 _log = logging.getLogger("vwire")
 
@@ -50,12 +59,13 @@ def command(*, insecure: bool, **flags: str | None) -> None:
     with program.errors_told("forwarder"):
         settings = config.load(config.ForwarderSettings, flags)
         program.start("forwarder", settings)
-        next_hops = next_hops_of(settings.next_hop)
+        configured = next_hops_of(settings.next_hop)
+        manager_of(settings)
         knobs = profile.in_force(settings)
         program.need_insecure("forwarder", insecure=insecure)
         need_privilege("forwarder")
         raise_file_limit()
-        program.run("forwarder", run(settings, next_hops, knobs))
+        program.run("forwarder", run(settings, configured, knobs))
 
 
 def next_hops_of(texts: Sequence[str]) -> ConfiguredNextHops:
@@ -80,6 +90,30 @@ def next_hops_of(texts: Sequence[str]) -> ConfiguredNextHops:
     return ConfiguredNextHops(default=default, by_service=by_service)
 
 
+def manager_of(settings: config.ForwarderSettings) -> str:
+    """Returns the manager's URL, empty if next hops are configured.
+
+    Raises ConfigError for a URL that cannot be dialled.
+    """
+    if settings.next_hop:
+        return ""
+    try:
+        Address.parse(settings.connect_to)
+    except InvalidRequest as error:
+        raise ConfigError(f"connect to {settings.connect_to!r}", detail=str(error)) from error
+    return settings.connect_to
+
+
+def endpoint_of(settings: config.ForwarderSettings, url: str) -> NetworkServiceEndpoint:
+    """Returns what a forwarder that listens at `url` registers as."""
+    return NetworkServiceEndpoint(
+        name=settings.name,
+        network_service_names=[settings.nsname],
+        network_service_labels={settings.nsname: NetworkServiceLabels(labels=settings.labels)},
+        url=url,
+    )
+
+
 @asynccontextmanager
 async def mechanisms(
     dataplane: Dataplane, knobs: Profile = BUILT_IN
@@ -90,12 +124,14 @@ async def mechanisms(
         yield {constants.KERNEL: kernel, constants.MEMIF: memif}, [veth, redirect, DirectMemif()]
 
 
-async def run(settings: config.ForwarderSettings, next_hops: ConfiguredNextHops, knobs: Profile) -> None:
+async def run(settings: config.ForwarderSettings, configured: ConfiguredNextHops, knobs: Profile) -> None:
     """Serves until cancelled."""
     told = " ".join(f"{name}={text}" for name, text in profile.texts(knobs).items())
     _log.info("profile %s: %s", settings.profile or "(none)", told)
     phases = program.Phases()
-    tokens = unsigned_tokens(settings.name, SystemClock(), settings.max_token_lifetime)
+    clock = SystemClock()
+    manager = manager_of(settings)
+    tokens = unsigned_tokens(settings.name, clock, settings.max_token_lifetime)
     async with AsyncExitStack() as stack:
         with phases(f"start {knobs.workers} workers"):
             dataplane = await stack.enter_async_context(
@@ -116,7 +152,7 @@ async def run(settings: config.ForwarderSettings, next_hops: ConfiguredNextHops,
                     name=settings.name,
                     mechanisms=served,
                     vwires=dataplane,
-                    next_hops=next_hops,
+                    next_hops=DiscoveredNextHops(channels, manager, clock) if manager else configured,
                     tokens=tokens,
                     dial=dialler(channels),
                     mechanism_priority=settings.mechanism_priority,
@@ -126,8 +162,11 @@ async def run(settings: config.ForwarderSettings, next_hops: ConfiguredNextHops,
                 )
             )
         with phases(f"listen on {settings.listen_on}"):
-            await stack.enter_async_context(serve(forwarder.services(), [settings.listen_on]))
+            server = await stack.enter_async_context(serve(forwarder.services(), [settings.listen_on]))
+        if manager:
+            with phases(f"register with {manager}"):
+                endpoint = endpoint_of(settings, *server.urls)
+                registration = await stack.enter_async_context(Registration(channels, manager, endpoint, clock))
+                await registration.settled(REGISTER_WAIT_S)
         phases.ready("serving")
-        if not settings.next_hop:
-            _log.warning("no next hop is known: every Request will be refused (see --next-hop)")
         await forever()

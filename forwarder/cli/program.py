@@ -1,6 +1,6 @@
 """What every program does around its work: logging, signals, phases, and how it ends.
 
-A program ends by cancellation: SIGTERM or SIGINT cancels its main task once, and whatever it
+A program ends by cancellation: SIGTERM, SIGINT, SIGHUP or SIGQUIT cancels its main task once, and whatever it
 holds unwinds. A second signal cancels the unwinding.
 """
 
@@ -23,6 +23,9 @@ from forwarder.observability import log as logs
 
 EXIT_FAILED = 1
 EXIT_MISUSED = 2
+
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""What ends a program, as it ends NSM's."""
 
 _log = logging.getLogger("vwire")
 
@@ -57,7 +60,7 @@ class Phases:
 
 def start(program: str, settings: config.Settings) -> None:
     """Sets logging up and logs the settings in force and those without effect, once."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ENDING:
         signal.signal(number, _end_before_the_loop)
     logs.set_up(settings.log_level)
     values = config.effective(settings)
@@ -86,7 +89,7 @@ def run(program: str, main: Coroutine[Any, Any, None]) -> None:
         fail(program, error)
     finally:
         # We are ending already; what is left to undo must not be cut short.
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in ENDING:
             signal.signal(number, signal.SIG_IGN)
 
 
@@ -98,7 +101,7 @@ async def _until_signalled(main: Coroutine[Any, Any, None]) -> None:
         _log.info("ending on %s", number.name)
         task.cancel()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ENDING:
         loop.add_signal_handler(number, end, number)
     loop.add_signal_handler(signal.SIGUSR1, logs.raise_level)
     loop.add_signal_handler(signal.SIGUSR2, logs.restore_level)

@@ -18,7 +18,9 @@ NO_VALUE: Final = "<no value>"
 
 _SPACE: Final = " \t\r\n"
 _ACTION: Final = re.compile(
-    r"\{\{(?P<left>-(?=[ \t\r\n]))?(?P<body>(?:\"(?:\\.|[^\"\\\n])*\"|`[^`]*`|/\*.*?\*/|[^\"`])*?)(?P<right>(?<=[ \t\r\n])-)?\}\}",
+    r"\{\{(?P<left>-(?=[ \t\r\n]))?"
+    r"(?P<body>(?:\"(?:\\.|[^\"\\\n])*\"|`[^`]*`|/\*.*?\*/|[^\"`])*?)"
+    r"(?P<right>(?<=[ \t\r\n])-)?\}\}",
     re.DOTALL,
 )
 _FIELDS: Final = re.compile(r"\$?(?P<names>(?:\.[^\W\d]\w*)+)")

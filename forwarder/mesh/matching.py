@@ -66,7 +66,7 @@ def is_subset(selector: Mapping[str, str], labels: Mapping[str, str], client: Ma
 
 
 def unexpired(endpoints: Iterable[NetworkServiceEndpoint], now: float) -> list[NetworkServiceEndpoint]:
-    """Returns those whose registration has not ended at `now`, seconds since the epoch; without an end it never does."""
+    """Returns those whose registration has not ended at `now`, in seconds since the epoch, or has no end."""
     return [
         each
         for each in endpoints
