@@ -6,6 +6,7 @@ async with forwarder, serve(forwarder.services(), [url]):
     await forever
 """
 
+from forwarder.service.discovered import DiscoveredNextHops
 from forwarder.service.next_hops import ConfiguredNextHops, NextHops, NextServer, Target
 from forwarder.service.server import Forwarder
 from forwarder.service.statistics import ConnectionStatus, ForwarderStatistics
@@ -13,6 +14,7 @@ from forwarder.service.statistics import ConnectionStatus, ForwarderStatistics
 __all__ = [
     "ConfiguredNextHops",
     "ConnectionStatus",
+    "DiscoveredNextHops",
     "Forwarder",
     "ForwarderStatistics",
     "NextHops",

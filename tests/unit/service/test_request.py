@@ -24,7 +24,7 @@ from forwarder.mechanisms import Datapath
 from forwarder.rpc import Call
 from forwarder.security import UnsignedTokens
 from forwarder.security.metadata import TokenMetadata
-from forwarder.service import ConfiguredNextHops, Forwarder
+from forwarder.service import ConfiguredNextHops, Forwarder, NextHops
 from tests.support.cancellation import cancelled_at_wait
 from tests.support.clock import TurnedClock, settle
 from tests.support.connections import connection, hops, timestamp
@@ -37,7 +37,12 @@ NEXT = "unix:///nse.sock"
 class Scene:
     """A forwarder between a client and a next hop."""
 
-    def __init__(self, direct: Callable[[World], Sequence[Datapath]] = lambda _: ()) -> None:
+    def __init__(
+        self,
+        direct: Callable[[World], Sequence[Datapath]] = lambda _: (),
+        next_hops: NextHops | None = None,
+        dial: Callable[[str], object] | None = None,
+    ) -> None:
         self.clock = TurnedClock()
         self.world = World()
         self.hop = FakeNextHop(self.clock.now() + 600)
@@ -45,8 +50,9 @@ class Scene:
             name="fwd",
             mechanisms=self.world.mechanisms,
             vwires=self.world,
-            next_hops=ConfiguredNextHops(default=NEXT, by_service={"far": "tcp://10.0.0.1:5000", "other": "unix:///o"}),
-            dial=self.hop.dial,  # type: ignore[arg-type]
+            next_hops=next_hops
+            or ConfiguredNextHops(default=NEXT, by_service={"far": "tcp://10.0.0.1:5000", "other": "unix:///o"}),
+            dial=dial or self.hop.dial,  # type: ignore[arg-type]
             clock=self.clock,
             mechanism_priority=["kernel"],
             default_payload="ETHERNET",
