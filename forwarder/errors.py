@@ -10,6 +10,7 @@ ForwarderError                    carries detail and hint
 │   ├── NotAuthorized
 │   ├── ConnectionNotFound
 │   └── EndpointNotFound
+├── PolicyError                   a policy could not be evaluated
 ├── NextHopError                  the next server on the path failed; carries its status
 ├── ProtocolError
 │   ├── RemoteProtocolError       the peer broke the protocol
@@ -73,6 +74,10 @@ class ConnectionNotFound(RequestError):
 
 class EndpointNotFound(RequestError):
     """No endpoint serves this network service."""
+
+
+class PolicyError(ForwarderError):
+    """A policy could not be evaluated: it neither allowed nor denied the call."""
 
 
 class NextHopError(ForwarderError):

@@ -8,12 +8,29 @@ Certificates (SPIFFE), signed tokens and policies have their place in this room.
 from forwarder.security.authority import Authority
 from forwarder.security.identity import follow
 from forwarder.security.metadata import TokenMetadata, received
+from forwarder.security.policies import (
+    NETWORK_SERVICE_CLIENT,
+    NETWORK_SERVICE_SERVER,
+    REGISTRY_CLIENT,
+    REGISTRY_SERVER,
+    Policies,
+)
+from forwarder.security.policy_input import MonitorInput, NetworkServiceInput, RegistryInput
+from forwarder.security.rules import owner_of
 from forwarder.security.tokens import Claims, SvidTokens, Token, TokenSource, UnsignedTokens, claims
 from forwarder.security.workload import Workload
 
 __all__ = [
+    "NETWORK_SERVICE_CLIENT",
+    "NETWORK_SERVICE_SERVER",
+    "REGISTRY_CLIENT",
+    "REGISTRY_SERVER",
     "Authority",
     "Claims",
+    "MonitorInput",
+    "NetworkServiceInput",
+    "Policies",
+    "RegistryInput",
     "SvidTokens",
     "Token",
     "TokenMetadata",
@@ -22,5 +39,6 @@ __all__ = [
     "Workload",
     "claims",
     "follow",
+    "owner_of",
     "received",
 ]
