@@ -28,9 +28,9 @@ CORE_SOURCES := $(shell find src_ext -name '*.pyx' -o -name '*.pxd' -o -name '*.
 # What has to be there, as command=Debian package.
 RUN_NEEDS := cc=build-essential ip=iproute2 tc=iproute2 ping=iputils-ping curl=curl iperf3=iperf3
 TEST_NEEDS := $(RUN_NEEDS) dpdk-testpmd=dpdk-dev tshark=tshark tcpdump=tcpdump ethtool=ethtool \
-	nsenter=util-linux ps=procps git=git
+	nsenter=util-linux ps=procps git=git systemd-analyze=systemd
 
-.PHONY: help run test lint bench build dist clean docs $(SUITES:%=test-%) \
+.PHONY: help run test lint bench build dist image clean docs $(SUITES:%=test-%) \
 	needs-build needs-run needs-test needs-root
 
 help:            ## this list
@@ -136,10 +136,11 @@ test-tsan: needs-test build/.tsan    ## what workers and control share, under TS
 
 # --- What tools can check -------------------------------------------------------------------
 
-lint: build    ## ruff, cython-lint, mypy, stubtest, import directions
+lint: build    ## ruff, cython-lint, hadolint, mypy, stubtest, import directions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint src_ext
+	[ ! -x $(BIN)/hadolint ] || $(BIN)/hadolint Dockerfile
 	$(BIN)/mypy
 	$(BIN)/python -m tests.support.stubs
 	$(BIN)/lint-imports
@@ -168,6 +169,13 @@ build: build/.core    ## compile the core in place
 dist: | $(VENV_READY)    ## source distribution and wheel, in dist/
 	$(BIN)/python -c 'from setuptools import build_meta; build_meta.build_sdist("dist")' >/dev/null
 	$(BIN)/python -m pip wheel -q --no-deps -w dist dist/vwire-*.tar.gz
+
+IMAGE ?= vwire:0.1.0
+BUILDER ?= $(firstword $(shell command -v docker podman buildah))
+
+image:           ## the forwarder's container image, by docker, podman or buildah; see deploy/README.md
+	@[ -n "$(BUILDER)" ] || { echo "make image: needs docker, podman or buildah" >&2; exit 1; }
+	$(BUILDER) build --tag $(IMAGE) .
 
 build/.core: $(CORE_SOURCES) $(VENV_READY)
 	@mkdir -p build

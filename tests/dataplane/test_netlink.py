@@ -2,6 +2,7 @@
 
 import errno
 import ipaddress
+import sys
 import threading
 
 import pytest
@@ -215,3 +216,15 @@ def test_settings_are_those_of_the_namespace(netns: Netns):
     assert sysctl.read(name) == before
     with pytest.raises(NetlinkError, match="net/ipv4/nothing"):
         netns.call(lambda: sysctl.write("ipv4/nothing", "1"))
+
+
+def test_settings_can_be_changed_where_proc_sys_is_read_only_as_in_a_container(netns: Netns):
+    name = "ipv4/ping_group_range"
+    read_only = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys"
+    change = f"from forwarder.netlink import sysctl; sysctl.write({name!r}, '7 8'); print(sysctl.read({name!r}))"
+    before = sysctl.read(name)
+    assert netns.run("unshare", "-m", "sh", "-ec", f"{read_only}; ! echo 9 9 > /proc/sys/net/{name}").returncode == 0
+    told = netns.run("unshare", "-m", "sh", "-ec", f'{read_only}; exec "$0" -c "$1"', sys.executable, change)
+    assert told.stdout.split() == ["7", "8"]
+    assert netns.call(lambda: sysctl.read(name)).split() == ["7", "8"]
+    assert sysctl.read(name) == before

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -94,10 +94,10 @@ class Program:
 
 
 @contextmanager
-def running(*arguments: str, **variables: str) -> Iterator[Program]:
-    """Runs `vwire` for as long as the context lasts."""
+def running(*arguments: str, under: Sequence[str] = (), **variables: str) -> Iterator[Program]:
+    """Runs `vwire` for as long as the context lasts, started by the command `under`, which execs it."""
     process = subprocess.Popen(
-        command(*arguments),
+        [*under, *command(*arguments)],
         env=environment(**variables),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
