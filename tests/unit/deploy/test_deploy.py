@@ -7,7 +7,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from forwarder.config import ForwarderSettings
+from forwarder import config
 from tests.support.peers import require_program
 from tests.support.programs import ROOT
 
@@ -28,12 +28,8 @@ def test_the_kustomization_names_what_is_there():
 
 
 def test_every_variable_of_the_manifest_is_a_setting():
-    known = {variable for field in ForwarderSettings.model_fields.values() for variable in variables_of(field)}
-    assert {entry["name"] for entry in CONTAINER["env"]} <= known
-
-
-def variables_of(field):
-    return [field.validation_alias] if isinstance(field.validation_alias, str) else field.validation_alias.choices
+    known = {config.variable(name, field) for name, field in config.ForwarderSettings.model_fields.items()}
+    assert {entry["name"] for entry in CONTAINER["env"]} <= known | {"SPIFFE_ENDPOINT_SOCKET"}
 
 
 def test_every_probe_asks_the_socket_that_is_listened_on():
