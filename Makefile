@@ -86,7 +86,7 @@ test-fuzz: build    ## every parser of outside bytes
 SANITIZE_TREE := build/sanitize
 SANITIZE_TESTS := tests/unit/dataplane tests/dataplane tests/fuzz $(addprefix --ignore-glob=,\
 	*/test_netlink* */test_netns* */test_mechanism_kernel* */test_memif_socket* */test_support* */unit/*/test_memif_control* \
-	*/fuzz/test_api* */fuzz/test_memif_control*)
+	*/fuzz/test_api* */fuzz/test_memif_control* */fuzz/test_policies* */fuzz/test_identity*)
 
 build/.sanitized: $(CORE_SOURCES) | $(VENV_READY)
 	@mkdir -p $(SANITIZE_TREE)

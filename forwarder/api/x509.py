@@ -7,6 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+
+from forwarder.api.spiffe_id import SpiffeId
+from forwarder.errors import InvalidRequest
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Svid:
@@ -44,3 +50,48 @@ class Identity(Protocol):
     def bundles(self) -> Mapping[str, tuple[bytes, ...]]:
         """Trust domain (`example.org`, without scheme) to the DER certificates of its authorities."""
         ...
+
+
+def load(certificate: bytes) -> x509.Certificate:
+    """Reads one DER certificate.
+
+    Raises InvalidRequest if it is none.
+    """
+    try:
+        return x509.load_der_x509_certificate(certificate)
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
+        raise InvalidRequest(f"a certificate of {len(certificate)} bytes cannot be read", detail=str(error)) from error
+
+
+def identity_of(certificate: x509.Certificate) -> SpiffeId:
+    """Returns the SPIFFE ID of a leaf certificate.
+
+    Raises InvalidRequest if there is not exactly one, or the certificate may sign others.
+    """
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    except x509.ExtensionNotFound:
+        uris = []
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise InvalidRequest("a certificate's extensions cannot be read", detail=str(error)) from error
+    if len(uris) != 1:
+        raise InvalidRequest(f"a certificate with {len(uris)} URIs as its name is no SVID")
+    identity = SpiffeId.parse(uris[0])
+    if _may_sign(certificate):
+        raise InvalidRequest(f"the certificate of {identity} may sign others: no leaf of a workload")
+    return identity
+
+
+def _may_sign(certificate: x509.Certificate) -> bool:
+    extensions = certificate.extensions
+    try:
+        if extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
+            return True
+    except x509.ExtensionNotFound:
+        pass
+    try:
+        usage = extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound:
+        return False
+    return usage.key_cert_sign or usage.crl_sign

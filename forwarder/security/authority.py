@@ -26,10 +26,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from forwarder.api.spiffe_id import SpiffeId
-from forwarder.api.x509 import Svid
+from forwarder.api.x509 import Svid, load
 from forwarder.clock import Clock, SystemClock
 from forwarder.errors import ConfigError
-from forwarder.security.certificates import load
 
 SVID_LIFETIME_S: Final = 3600.0
 ROOT_LIFETIME_S: Final = 7 * 24 * 3600.0

@@ -5,13 +5,11 @@ Source: SPIFFE X509-SVID specification, sections 2 to 5.
 
 from typing import Final
 
-from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from forwarder.api.spiffe_id import SpiffeId
-from forwarder.api.x509 import Svid
+from forwarder.api.x509 import Svid, identity_of, load
 from forwarder.errors import ConfigError, InvalidRequest
 
 _SEQUENCE: Final = 0x30
@@ -51,51 +49,6 @@ def _end_of_sequence(data: bytes, start: int) -> int:
     return body + size
 
 
-def load(certificate: bytes) -> x509.Certificate:
-    """Reads one DER certificate.
-
-    Raises InvalidRequest if it is none.
-    """
-    try:
-        return x509.load_der_x509_certificate(certificate)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise InvalidRequest(f"a certificate of {len(certificate)} bytes cannot be read", detail=str(error)) from error
-
-
-def identity_of(certificate: x509.Certificate) -> SpiffeId:
-    """Returns the SPIFFE ID of a leaf certificate.
-
-    Raises InvalidRequest if there is not exactly one, or the certificate may sign others.
-    """
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except x509.ExtensionNotFound:
-        uris = []
-    except (ValueError, x509.DuplicateExtension, UnsupportedAlgorithm) as error:
-        raise InvalidRequest("a certificate's extensions cannot be read", detail=str(error)) from error
-    if len(uris) != 1:
-        raise InvalidRequest(f"a certificate with {len(uris)} URIs as its name is no SVID")
-    identity = SpiffeId.parse(uris[0])
-    if _may_sign(certificate):
-        raise InvalidRequest(f"the certificate of {identity} may sign others: no leaf of a workload")
-    return identity
-
-
-def _may_sign(certificate: x509.Certificate) -> bool:
-    extensions = certificate.extensions
-    try:
-        if extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
-            return True
-    except x509.ExtensionNotFound:
-        pass
-    try:
-        usage = extensions.get_extension_for_class(x509.KeyUsage).value
-    except x509.ExtensionNotFound:
-        return False
-    return usage.key_cert_sign or usage.crl_sign
-
-
 def signing_key(private_key: bytes, identity: str) -> ec.EllipticCurvePrivateKey:
     """Reads the key of an SVID, which has to be one that can sign tokens: P-256.
 
@@ -130,6 +83,12 @@ def svid(identity: str, certificates: bytes, private_key: bytes) -> Svid:
     for intermediate in chain[1:]:
         load(intermediate)
     key = signing_key(private_key, identity)
-    if key.public_key() != leaf.public_key():
+    try:
+        certified = leaf.public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise InvalidRequest(
+            f"the SVID of {identity} has a certificate without usable key", detail=str(error)
+        ) from error
+    if key.public_key() != certified:
         raise InvalidRequest(f"the SVID of {identity} has a key that is not its certificate's")
     return Svid(identity=identity, certificates=chain, private_key=private_key)

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from forwarder.api.spiffe_id import SpiffeId
 from forwarder.api.workload_pb2 import X509SVIDResponse
-from forwarder.api.x509 import Identity, Svid
+from forwarder.api.x509 import Identity, Svid, load
 from forwarder.clock import Clock, SystemClock
 from forwarder.errors import ConfigError, ForwarderError, InvalidRequest, NextHopError
 from forwarder.security import certificates
@@ -102,7 +102,7 @@ class _Followed:
         before, self._told = self._told, told
         self.ready.set()
         if before is None or before.svid != told.svid:
-            ends = certificates.load(told.svid.certificates[0]).not_valid_after_utc
+            ends = load(told.svid.certificates[0]).not_valid_after_utc
             _log.info("identity %s until %s", told.svid.identity, _text(ends))
         if before is None or before.bundles != told.bundles:
             counts = ", ".join(f"{name} ({len(roots)})" for name, roots in sorted(told.bundles.items()))
@@ -160,7 +160,7 @@ def _authorities(name: str, data: bytes) -> tuple[bytes, ...]:
     try:
         found = certificates.split(data)
         for certificate in found:
-            certificates.load(certificate)
+            load(certificate)
     except InvalidRequest as error:
         raise InvalidRequest(f"the bundle of {name} cannot be read", detail=str(error)) from error
     return found

@@ -14,6 +14,7 @@ import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from forwarder.api.x509 import load
 from forwarder.errors import InvalidRequest, PolicyError
 from forwarder.security import certificates
 from forwarder.security.policy_input import MonitorInput, PolicyInput, RegistryInput
@@ -140,7 +141,7 @@ def _signed_by_peer(subject: PolicyInput, number: int) -> str | None:
     if subject.peer is None:
         return "the peer shows no certificate"
     try:
-        key = certificates.load(subject.peer.certificate).public_key()
+        key = load(subject.peer.certificate).public_key()
     except (InvalidRequest, UnsupportedAlgorithm, ValueError) as error:
         return f"the certificate of {subject.peer.identity} has no usable key: {error}"
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != certificates.CURVE:

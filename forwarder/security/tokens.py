@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from forwarder.api.x509 import Identity, Peer, Svid
+from forwarder.api.x509 import Identity, Peer, Svid, load
 from forwarder.errors import InvalidRequest
 from forwarder.security import certificates
 
@@ -116,7 +116,7 @@ def _key(svid: Svid) -> ec.EllipticCurvePrivateKey:
 @lru_cache(maxsize=1024)
 def _end(certificate: bytes) -> int:
     """Returns when a certificate ends, in nanoseconds since the epoch."""
-    return calendar.timegm(certificates.load(certificate).not_valid_after_utc.utctimetuple()) * _NANOSECONDS
+    return calendar.timegm(load(certificate).not_valid_after_utc.utctimetuple()) * _NANOSECONDS
 
 
 class Now(Protocol):
