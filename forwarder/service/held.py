@@ -1,6 +1,5 @@
 """What the forwarder keeps beside a connection while it is established."""
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -32,7 +31,5 @@ class Held:
     established_at: float
     downstream: Downstream | None = None
     """None as long as there is nothing to close there."""
-    watch: asyncio.Task[None] | None = None
-    """Listens to the next hop."""
     watched_url: str = ""
-    """The one that it listens to."""
+    """The next hop that is listened to; empty if none is."""

@@ -29,7 +29,7 @@ from forwarder.service.next_hops import Dial, NextHops, dialler
 from forwarder.service.parts import Parts
 from forwarder.service.request import Events, serve_request
 from forwarder.service.statistics import ConnectionStatus, ForwarderStatistics
-from forwarder.service.watch import watch_next_hop
+from forwarder.service.watch import Watches
 
 TOKEN_LIFETIME_S = 600.0
 
@@ -82,6 +82,10 @@ class Forwarder:
             priority=tuple(each.upper() for each in mechanism_priority),
             default_payload=default_payload,
         )
+        self._watches = Watches(
+            name, table=self._table, monitor=self._monitor, dial=self._parts.dial,
+            background=self._background, down=self._down,
+        )  # fmt: skip
         self._events = Events(expired=self._expired, broken=self._broken, abandoned=self._abandoned)
         self._requests = 0
         self._failed = 0
@@ -130,7 +134,7 @@ class Forwarder:
                 entry, request.connection, work, seconds=call.remaining_s(), closed=self._closed
             )
             self._monitor.update(answer)
-            self._watch(entry)
+            self._watches.follow(entry)
         answer = copy(answer)
         paths.to_caller(answer, position)
         return answer
@@ -204,23 +208,6 @@ class Forwarder:
         self._requests += 1
         _log.info("%s done in %.1f ms", kind, (monotonic() - start) * 1e3)
 
-    def _watch(self, entry: Entry[Held]) -> None:
-        """Sees to it that somebody listens to the next hop, for as long as the connection lasts."""
-        held = entry.held
-        assert held is not None
-        assert held.downstream is not None
-        if held.watch is not None:
-            if held.watched_url == held.downstream.url and not held.watch.done():
-                return
-            held.watch.cancel()
-        watching = watch_next_hop(
-            entry, table=self._table, monitor=self._monitor, dial=self._parts.dial, down=self._down
-        )
-        if held.watch is None:
-            entry.stack.push_async_callback(_stop_watch, held)
-        held.watched_url = held.downstream.url
-        held.watch = self._background.start(watching, f"watch {entry.id}")
-
     def _expired(self, entry: Entry[Held]) -> None:
         self._background.start(self._close_if_due(entry), f"expiry of {entry.id}")
 
@@ -261,9 +248,3 @@ class Forwarder:
     def _closed(self, connection: Connection) -> None:
         _log.info("closed")
         self._monitor.delete(connection.id)
-
-
-async def _stop_watch(held: Held) -> None:
-    if held.watch is not None:
-        held.watch.cancel()
-        await asyncio.wait([held.watch])

@@ -1,7 +1,7 @@
 """A next hop without a network: it agrees to everything unless told otherwise."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
 from forwarder.api.connection_pb2 import Connection, ConnectionEvent, MonitorScopeSelector
@@ -9,6 +9,7 @@ from forwarder.api.networkservice_pb2 import NetworkServiceRequest
 from forwarder.api.path import copy
 from forwarder.connection import path as paths
 from forwarder.connection.monitor import Monitor
+from forwarder.errors import NextHopError
 from tests.support.connections import timestamp
 
 
@@ -27,6 +28,10 @@ class FakeNextHop:
         self.fail: Exception | None = None
         self.fail_dial: Exception | None = None
         self.fail_monitor: Exception | None = None
+        self.remembers = True
+        """False: it agrees, and then its monitor knows nothing of it."""
+        self.broken = asyncio.Event()
+        """Breaks every monitor stream when it is set."""
         self.go = asyncio.Event()
         self.go.set()
         self.change = lambda _answer: None
@@ -56,7 +61,8 @@ class FakeNextHop:
         own.expires.CopyFrom(timestamp(self.expires))
         paths.trim(connection)
         self.connections[position.own_id] = copy(connection)
-        self.monitor_hub.update(connection)
+        if self.remembers:
+            self.monitor_hub.update(connection)
         await self.go.wait()
         paths.to_caller(connection, position)
         self.change(connection)
@@ -78,6 +84,23 @@ class FakeNextHop:
             raise self.fail_monitor
         stream = self.monitor_hub.watch(selector)
         try:
-            yield stream
+            yield self._until_broken(stream)
         finally:
             await stream.aclose()
+
+    async def _until_broken(self, stream: AsyncGenerator[ConnectionEvent, None]) -> AsyncIterator[ConnectionEvent]:
+        breaking = asyncio.ensure_future(self.broken.wait())
+        try:
+            while True:
+                event = asyncio.ensure_future(anext(stream))
+                try:
+                    await asyncio.wait([event, breaking], return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    if not event.done():
+                        event.cancel()
+                        await asyncio.wait([event])
+                if event.cancelled():
+                    raise NextHopError("reset", status="UNAVAILABLE")
+                yield event.result()
+        finally:
+            breaking.cancel()
