@@ -166,7 +166,9 @@ def _outgoing(
     outgoing = NetworkServiceRequest(connection=connection)
     outgoing.mechanism_preferences.extend(offer.offered_to(target.url, connection, parts.mechanisms, parts.priority))
     outgoing.connection.ClearField("mechanism")
-    if downstream is not None and downstream.connection.HasField("mechanism") and downstream.url == target.url:
+    if downstream is None:
+        offer.name_as_before(outgoing.mechanism_preferences, connection)
+    elif downstream.connection.HasField("mechanism") and downstream.url == target.url:
         outgoing.connection.mechanism.CopyFrom(downstream.connection.mechanism)
     return outgoing
 

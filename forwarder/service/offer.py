@@ -4,7 +4,7 @@ We have two mechanisms per connection: one that the caller chose from what we su
 that the next hop chose from what we offer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from forwarder.api import constants
 from forwarder.api.connection_pb2 import Connection, Mechanism
@@ -13,6 +13,7 @@ from forwarder.api.networkservice_pb2 import NetworkServiceRequest
 from forwarder.api.path import copy
 from forwarder.errors import InvalidRequest, MechanismUnsupported, RemoteProtocolError, RequestError
 from forwarder.mechanisms import Mechanisms
+from forwarder.service.statistics import ENDPOINT_INTERFACE
 
 ORDER = (
     constants.MEMIF,
@@ -90,6 +91,21 @@ def offered_to(
         )
     rank = {name: place for place, name in enumerate(priority)}
     return sorted(offered, key=lambda each: rank.get(each.type, len(rank)))
+
+
+def name_as_before(offered: Iterable[Mechanism], connection: Connection) -> None:
+    """Asks for the interface that our path segment tells of, if it does.
+
+    A refresh that comes after a restart of ours carries what we wrote before it. Without a name in our
+    preference the endpoint would think of a new one, and its interface would be replaced.
+    """
+    metrics = connection.path.path_segments[connection.path.index].metrics
+    kind, _, name = metrics.get(ENDPOINT_INTERFACE, "").partition("/")
+    if kind != constants.KERNEL or not name:
+        return
+    for mechanism in offered:
+        if mechanism.type == kind and "name" not in mechanism.parameters:
+            mechanism.parameters["name"] = name
 
 
 def _fits(mechanism_type: str, payload: str) -> bool:

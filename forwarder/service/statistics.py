@@ -2,8 +2,14 @@
 
 from collections.abc import MutableMapping
 from dataclasses import dataclass
+from typing import Final
 
 from forwarder.dataplane.statistics import FlowStatistics, VwireStatistics
+
+CLIENT_INTERFACE: Final = "server_interface"
+"""Path metric with the interface towards the caller: there we are its mechanism's server."""
+ENDPOINT_INTERFACE: Final = "client_interface"
+"""Path metric with the interface towards the next hop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +76,8 @@ def write_path_metrics(
     `client_` the one towards the next hop. `rx` is what we received from it; `drops` are the frames
     received from it that were not sent.
     """
-    metrics["server_interface"] = client_interface
-    metrics["client_interface"] = endpoint_interface
+    metrics[CLIENT_INTERFACE] = client_interface
+    metrics[ENDPOINT_INTERFACE] = endpoint_interface
     if statistics is None:
         return
     _write(metrics, "server_", statistics.a_to_b, statistics.b_to_a)

@@ -437,6 +437,30 @@ async def test_a_repeated_first_request_finds_its_connection_again(scene: Scene)
     assert {each.split()[0] for each in scene.world.taken()} == {"update"}
 
 
+async def test_a_refresh_of_a_connection_that_we_never_saw_continues_it(scene: Scene) -> None:
+    """As it comes when we were restarted: with the path, the mechanism and the endpoint of before."""
+    answer = await scene.request(scene.first())
+    async with Scene(dial=scene.hop.dial).forwarder as restarted:
+        again = NetworkServiceRequest(connection=answer)
+        taken = await restarted.request(again, Call.internal())
+        assert hops(taken) == hops(answer), "every hop keeps its id"
+        assert taken.mechanism == answer.mechanism
+        asked_for = scene.hop.requests[-1]
+        assert dict(asked_for.mechanism_preferences[0].parameters) == {"name": "nse-1"}, "the interface that is there"
+        assert not asked_for.connection.HasField("mechanism")
+        assert asked_for.connection.network_service_endpoint_name == "nse"
+    assert scene.hop.connections == {}, "closed by the one that continued it"
+
+
+async def test_an_interface_that_is_no_kernel_interface_is_not_asked_for_by_name(scene: Scene) -> None:
+    request = scene.first()
+    own = request.connection.path.path_segments.add(name="fwd", id="ours")
+    for told in ("MEMIF/x", "KERNEL/", "KERNEL", "", "/x"):
+        own.metrics["client_interface"] = told
+        await scene.close(await scene.request(request))
+        assert not any(each.parameters for each in scene.hop.requests[-1].mechanism_preferences), told
+
+
 async def test_reselect_closes_at_the_next_hop_and_builds_anew(scene: Scene) -> None:
     events = await scene.events()
     answer = await scene.request(scene.first())
