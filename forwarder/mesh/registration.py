@@ -15,14 +15,15 @@ Source: Network Service Mesh sdk, `pkg/registry/common/{begin,heal,refresh,retry
 
 import asyncio
 import logging
-from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
 from forwarder.api.registry_pb2 import NetworkServiceEndpoint
 from forwarder.clock import Clock
-from forwarder.errors import ForwarderError, NextHopError, NotAuthorized
-from forwarder.rpc import Channel, Channels, NetworkServiceEndpointRegistry
+from forwarder.errors import ForwarderError, NextHopError, NotAuthorized, PolicyError, RemoteProtocolError
+from forwarder.mesh import registry_path
+from forwarder.rpc import Channel, Channels, NetworkServiceEndpointRegistry, Registered
+from forwarder.security import Policies, RegistryInput, owner_of
 
 NEW_PATH: Final = '{"Index":0,"PathSegments":null}'
 """The registry API's path of somebody who has not registered yet."""
@@ -36,14 +37,7 @@ LAST_PAUSE_S: Final = 3.2
 LIFETIME_S: Final = 60.0
 """How long a registration without an expiry is taken to last: a registry's default."""
 
-Check = Callable[[NetworkServiceEndpoint, str | None, Channel], None]
-"""Judges what a Register came back with, the path beside it included; raises NotAuthorized."""
-
 _log = logging.getLogger(__name__)
-
-
-def _accept(_endpoint: NetworkServiceEndpoint, _path: str | None, _channel: Channel) -> None:
-    """Accepts every answer."""
 
 
 class Registration:
@@ -56,14 +50,19 @@ class Registration:
         endpoint: NetworkServiceEndpoint,
         clock: Clock,
         *,
-        check: Check = _accept,
+        policies: Policies | None = None,
     ) -> None:
-        """`registry` is the URL to call; `endpoint` is sent as it is, with every Register."""
+        """`registry` is the URL to call; `endpoint` is sent as it is, with every Register.
+
+        `policies` judge every answer; an answer that they deny is taken back.
+        """
         self._channels = channels
         self._url = registry
         self._endpoint = endpoint
         self._clock = clock
-        self._check = check
+        self._policies = policies
+        self._path_ids: dict[str, tuple[str, ...]] = {}
+        """By name, under which path it was registered."""
         self._path = NEW_PATH
         self._task: asyncio.Task[None] | None = None
         self._told_lost = False
@@ -133,8 +132,8 @@ class Registration:
         """Registers, and returns after how many seconds to do so again."""
         answer = await registry.register(self._endpoint, path=self._path, timeout_s=CALL_TIMEOUT_S)
         try:
-            self._check(answer.message, answer.path, channel)
-        except NotAuthorized:
+            await self._check(answer, channel)
+        except (NotAuthorized, PolicyError, RemoteProtocolError):
             await registry.unregister(answer.message, path=answer.path, timeout_s=CALL_TIMEOUT_S)
             raise
         self._path = answer.path or self._path
@@ -147,6 +146,24 @@ class Registration:
             return LIFETIME_S * 2 / 3
         left = answer.message.expiration_time.ToNanoseconds() / 1e9 - self._clock.now()
         return max(left * 2 / 3, FIRST_PAUSE_S)
+
+    async def _check(self, answer: Registered[NetworkServiceEndpoint], channel: Channel) -> None:
+        """Returns if policies allow the answer; raises what says why not."""
+        if not self._policies:
+            return
+        path = registry_path.parse(answer.path or NEW_PATH)
+        name = answer.message.name
+        await self._policies.check(
+            RegistryInput(
+                name=name,
+                owner=owner_of(path.tokens[0]) if path.tokens else "",
+                known=self._path_ids,
+                tokens=path.tokens,
+                index=path.index,
+                peer=channel.tls_peer,
+            )
+        )
+        self._path_ids[name] = tuple(answer.message.path_ids)
 
     async def _forgotten(self, registry: NetworkServiceEndpointRegistry) -> str:
         """Watches our own name; returns why the registry no longer has us."""

@@ -1,9 +1,9 @@
 """What the forwarder keeps beside a connection while it is established."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from forwarder.api.connection_pb2 import Connection
+from forwarder.api.connection_pb2 import Connection, PathSegment
 from forwarder.connection.expiry import ExpiryTimer
 from forwarder.service.pods import Pods
 from forwarder.service.wiring import Wiring
@@ -33,3 +33,10 @@ class Held:
     """None as long as there is nothing to close there."""
     watched_url: str = ""
     """The next hop that is listened to; empty if none is."""
+
+    def vouched_by(self, segments: Sequence[PathSegment]) -> None:
+        """Takes over newer tokens of the first segments, ours included: the next hop checks them at the Close."""
+        if self.downstream is None:
+            return
+        for theirs, newer in zip(self.downstream.connection.path.path_segments, segments, strict=False):
+            theirs.CopyFrom(newer)

@@ -7,6 +7,7 @@ from forwarder.clock import Clock
 from forwarder.mechanisms import Mechanisms
 from forwarder.netns import NetnsWatch
 from forwarder.security import TokenSource
+from forwarder.service.access import Access
 from forwarder.service.datapaths import Datapaths, Wanted
 from forwarder.service.next_hops import Dial, NextHops
 
@@ -24,6 +25,7 @@ class Parts:
     next_hops: NextHops
     dial: Dial
     tokens: TokenSource
+    access: Access
     clock: Clock
     namespaces: NetnsWatch
     priority: Sequence[str]

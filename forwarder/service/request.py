@@ -49,7 +49,8 @@ async def serve_request(
     on the entry's stack, for the table to undo.
     """
     connection = request.connection
-    tokens.put(connection, position, call.metadata, parts.tokens, call.tls_peer)
+    tokens.put(connection, position.own_index, call.metadata, parts.tokens, call.tls_peer)
+    await parts.access.check(connection, position.own_index, call, known=entry.connection)
     expires = close_at(connection, position, call.remaining_s() or 0.0)
     asked = offer.asked_by_caller(request, parts.mechanisms)
     wish = datapaths.wish(connection, parts.datapath)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from time import monotonic
 from typing import Self
 
@@ -23,6 +23,8 @@ from forwarder.mechanisms.userspace import Userspace, Vwires
 from forwarder.netns import NetnsWatch
 from forwarder.rpc import Call, Channels, Service, monitor_connection, network_service
 from forwarder.security import TokenMetadata, TokenSource, UnsignedTokens
+from forwarder.service import tokens as path_tokens
+from forwarder.service.access import Access
 from forwarder.service.datapaths import Datapaths, Wanted
 from forwarder.service.held import Held
 from forwarder.service.next_hops import Dial, NextHops, dialler
@@ -47,6 +49,7 @@ class Forwarder:
         vwires: Vwires,
         next_hops: NextHops,
         tokens: TokenSource | None = None,
+        access: Access | None = None,
         dial: Dial | None = None,
         clock: Clock | None = None,
         mechanism_priority: Sequence[str] = (),
@@ -58,7 +61,8 @@ class Forwarder:
 
         `direct` are the datapaths that do without it, best first; `datapath` says which of all
         these a vWire gets that does not ask for one.
-        Without `tokens`, unsigned ones are made. `dial` reaches next hops; by default with gRPC.
+        Without `tokens`, unsigned ones are made; without `access`, everybody may do everything.
+        `dial` reaches next hops; by default with gRPC.
         `default_payload` is for connections that neither the Request nor the finder of the next hop
         gives one; registries take a network service without payload to be IP.
         """
@@ -77,6 +81,7 @@ class Forwarder:
             next_hops=next_hops,
             dial=dial or dialler(self._channels),
             tokens=tokens,
+            access=Access() if access is None else access,
             clock=clock,
             namespaces=self._namespaces,
             priority=tuple(each.upper() for each in mechanism_priority),
@@ -133,6 +138,7 @@ class Forwarder:
             answer = await self._table.request_entry(
                 entry, request.connection, work, seconds=call.remaining_s(), closed=self._closed
             )
+            self._parts.access.established(position, call)
             self._monitor.update(answer)
             self._watches.follow(entry)
         answer = copy(answer)
@@ -142,18 +148,31 @@ class Forwarder:
     async def close(self, connection: Connection, call: Call) -> None:
         """Closes a vWire, here and at its next hop; an unknown one is fine.
 
-        Raises what undoing a part raised, after every part was tried.
+        Raises NotAuthorized, and what undoing a part raised, after every part was tried.
         """
-        del call  # the stored connection counts, not who closes it
         connection = copy(connection)
         position = paths.advance(connection, self._parts.name, self._table.id_for)
         self._closes += 1
-        await self._table.close(position.own_id, self._closed)
+        async with self._table.turn(position.own_id) as entry:
+            if entry.connection is None or entry.held is None:
+                return
+            # What was established counts, not what the caller says of it.
+            closing = copy(entry.connection)
+            index = closing.path.index
+            path_tokens.put(closing, index, call.metadata, self._parts.tokens, call.tls_peer)
+            await self._parts.access.check(closing, index, call, known=entry.connection)
+            entry.held.vouched_by(closing.path.path_segments[: index + 1])
+            await self._table.close_entry(entry, self._closed)
 
     def monitor(self, selector: MonitorScopeSelector, call: Call) -> AsyncGenerator[ConnectionEvent, None]:
-        """Yields the state of the connections within `selector`, then each change."""
-        del call
-        return self._monitor.watch(selector)
+        """Yields the state of the connections within `selector`, then each change. Raises NotAuthorized."""
+        return self._watched(selector, call)
+
+    async def _watched(self, selector: MonitorScopeSelector, call: Call) -> AsyncGenerator[ConnectionEvent, None]:
+        await self._parts.access.check_monitor(selector, call)
+        async with aclosing(self._monitor.watch(selector)) as events:
+            async for event in events:
+                yield event
 
     def statistics(self) -> ForwarderStatistics:
         """Returns what there is and what was done."""
@@ -247,4 +266,5 @@ class Forwarder:
 
     def _closed(self, connection: Connection) -> None:
         _log.info("closed")
+        self._parts.access.closed(connection.id)
         self._monitor.delete(connection.id)

@@ -8,12 +8,11 @@ from collections.abc import Iterable
 
 from forwarder.api.connection_pb2 import Connection, PathSegment
 from forwarder.api.x509 import Peer
-from forwarder.connection.path import Position
 from forwarder.security import Token, TokenSource, received
 
 
 def put(
-    connection: Connection, position: Position, metadata: Iterable[tuple[str, str]], source: TokenSource,
+    connection: Connection, own_index: int, metadata: Iterable[tuple[str, str]], source: TokenSource,
     caller: Peer | None,
 ) -> None:  # fmt: skip
     """Writes the caller's token into the segment before ours, and a new token of ours into our own.
@@ -21,11 +20,11 @@ def put(
     Without exactly one token in `metadata` the caller's segment stays as it came.
     """
     segments = connection.path.path_segments
-    if position.own_index > 0:
+    if own_index > 0:
         theirs = received(metadata)
         if theirs is not None:
-            _write(segments[position.own_index - 1], theirs)
-    _write(segments[position.own_index], source.token(caller))
+            _write(segments[own_index - 1], theirs)
+    _write(segments[own_index], source.token(caller))
 
 
 def _write(segment: PathSegment, token: Token) -> None:

@@ -12,9 +12,9 @@ import pytest
 from forwarder import config
 from forwarder.cli.forwarder import endpoint_of
 from forwarder.clock import SystemClock
-from forwarder.errors import NotAuthorized
 from forwarder.mesh.registration import Registration
 from forwarder.rpc import Channels
+from forwarder.security import REGISTRY_CLIENT, Policies
 from tests.support.domain import until
 from tests.support.manager import Manager, managed
 
@@ -94,10 +94,8 @@ async def test_a_removed_registration_is_made_again(tmp_path: Path) -> None:
 
 
 async def test_an_answer_that_policies_refuse_is_taken_back(tmp_path: Path) -> None:
-    def refuse(*_: object) -> None:
-        raise NotAuthorized("no sufficient privileges")
-
-    async with managed(url(tmp_path), Manager()) as manager, registration(tmp_path, check=refuse) as made:
+    policies = Policies.load(REGISTRY_CLIENT)
+    async with managed(url(tmp_path), Manager()) as manager, registration(tmp_path, policies=policies) as made:
         await until(lambda: manager.unregistered != [])
         assert not made.registered.is_set()
 

@@ -42,6 +42,7 @@ class Scene:
         direct: Callable[[World], Sequence[Datapath]] = lambda _: (),
         next_hops: NextHops | None = None,
         dial: Callable[[str], object] | None = None,
+        **options: object,
     ) -> None:
         self.clock = TurnedClock()
         self.world = World()
@@ -57,6 +58,7 @@ class Scene:
             mechanism_priority=["kernel"],
             default_payload="ETHERNET",
             direct=direct(self.world),
+            **options,  # type: ignore[arg-type]
         )
 
     def first(self, *preferences: object, **fields: object) -> NetworkServiceRequest:
