@@ -1,13 +1,17 @@
-"""A table of vWires: what flows each way, how fast, and what was dropped for which reason.
+"""A table of vWires: what flows each way, how fast, how long it stays with us, and what was dropped for which reason.
 
-Rates are differences between two looks at the counters; the first look has none.
+Rates and percentiles are of the time between two looks at the counters; the first look has none. It
+is readable from 80 columns on.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
+
+from forwarder.dataplane.statistics import Histogram
 
 _PREFIXES = ("", "k", "M", "G", "T")
 _THOUSAND = 1000
@@ -22,6 +26,8 @@ class Flow:
     bytes: int = 0
     drops: Mapping[str, int] = field(default_factory=dict)
     """By reason, those that are not zero."""
+    residence_ns: Histogram = field(default_factory=Histogram)
+    """How long frames stayed with us; empty where that is not measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,41 +85,54 @@ def quantity(value: float, unit: str = "") -> str:
 
 
 def drops(flow: Flow) -> str:
-    """Writes the drops of a direction as `reason 3, other 1`, largest first."""
+    """Writes the drops of a direction, a line for each reason, largest first."""
     told = sorted(((count, reason) for reason, count in flow.drops.items() if count), reverse=True)
-    return ", ".join(f"{reason} {count}" for count, reason in told) or "none"
+    return "\n".join(f"{reason} {count}" for count, reason in told) or "none"
+
+
+def duration(ns: int | None) -> str:
+    """Writes nanoseconds in the unit that suits them: 12300 is `12.3µs`."""
+    if ns is None:
+        return "-"
+    for size, unit in ((10**9, "s"), (10**6, "ms"), (10**3, "µs")):
+        if ns >= size:
+            return f"{ns / size:.3g}{unit}"
+    return f"{ns}ns"
 
 
 def render(now: Look, before: Look | None = None, title: str | None = None) -> Table:
-    """Makes the table of `now`, two lines for a vWire, with rates since `before`."""
+    """Makes the table of `now`, two lines for a vWire, with rates and residence times since `before`."""
     earlier = {row.name: row for row in before.rows} if before else {}
     seconds = now.at - before.at if before else 0.0
-    table = Table(title=title, title_justify="left", expand=False)
-    table.add_column("vWire", style="bold", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    table.add_column("direction", overflow="fold")
-    for heading in ("frames", "frames/s", "bit/s"):
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+    table.caption, table.caption_justify = "p50, p99: how long frames stay in the forwarder", "left"
+    table.add_column("vWire", no_wrap=True)
+    table.add_column("from", no_wrap=True)
+    for heading in ("frames", "pps", "bit/s", "p50", "p99"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("drops", overflow="fold")
     for row in now.rows:
         was = earlier.get(row.name)
-        state = Text(row.state, style="green" if row.state == "UP" else "red")
-        forth = _direction(f"{row.client} → {row.endpoint}", row.forth, was.forth if was else None, seconds)
-        back = _direction(f"{row.client} ← {row.endpoint}", row.back, was.back if was else None, seconds)
-        table.add_row(row.name, state, *forth)
-        table.add_row("", Text(f"{row.payload}, {row.datapath}", style="dim"), *back, end_section=True)
+        name = Text.assemble((row.name, "bold"), " ", (row.state, "green" if row.state == "UP" else "red"))
+        forth = _direction(row.client, row.forth, was.forth if was else None, seconds)
+        back = _direction(row.endpoint, row.back, was.back if was else None, seconds)
+        table.add_row(name, *forth)
+        table.add_row(Text(f"{row.payload}, {row.datapath}", style="dim"), *back, end_section=True)
     return table
 
 
-def _direction(path: str, flow: Flow | None, before: Flow | None, seconds: float) -> list[str | Text]:
+def _direction(source: str, flow: Flow | None, before: Flow | None, seconds: float) -> list[str | Text]:
     if flow is None:
-        return [path, Text("not counted", style="dim"), "-", "-", Text("-", style="dim")]
+        return [source, "-", "-", "-", "-", "-", Text("not counted", style="dim")]
     speed = rate(before, flow, seconds)
+    residence = flow.residence_ns.since(before.residence_ns) if speed is not None and before is not None else None
     lost = drops(flow)
     return [
-        path,
+        source,
         quantity(flow.frames),
         "-" if speed is None else quantity(speed.frames),
         "-" if speed is None else quantity(speed.bits),
+        "-" if residence is None else duration(residence.percentile(50)),
+        "-" if residence is None else duration(residence.percentile(99)),
         Text(lost, style="dim" if lost == "none" else "yellow"),
     ]

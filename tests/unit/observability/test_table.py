@@ -3,7 +3,8 @@
 import pytest
 from rich.console import Console
 
-from forwarder.observability.table import Flow, Look, Rate, Row, drops, quantity, rate, render
+from forwarder.dataplane import Histogram
+from forwarder.observability.table import Flow, Look, Rate, Row, drops, duration, quantity, rate, render
 
 
 def row(name="client-0", forth=None, back=None, state="UP"):
@@ -19,8 +20,8 @@ def row(name="client-0", forth=None, back=None, state="UP"):
     )
 
 
-def shown(table):
-    console = Console(width=200, no_color=True)
+def shown(table, width=200):
+    console = Console(width=width, no_color=True)
     with console.capture() as capture:
         console.print(table)
     return capture.get()
@@ -71,7 +72,7 @@ def test_quantities_have_three_digits_that_count(value, text):
 
 
 def test_drops_are_told_by_reason_largest_first():
-    assert drops(Flow(drops={"no_room": 2, "link_down": 5})) == "link_down 5, no_room 2"
+    assert drops(Flow(drops={"no_room": 2, "link_down": 5})) == "link_down 5\nno_room 2"
     assert drops(Flow(drops={"no_room": 0})) == "none"
 
 
@@ -89,3 +90,41 @@ def test_a_row_tells_both_directions_their_rates_and_drops():
 def test_a_vwire_that_is_new_has_no_rate():
     text = shown(render(Look(at=2.0, rows=[row(forth=Flow(frames=5))]), Look(at=1.0, rows=[])))
     assert " - " in text
+
+
+@pytest.mark.parametrize(
+    ("ns", "text"),
+    [(None, "-"), (0, "0ns"), (896, "896ns"), (12_288, "12.3µs"), (1_500_000, "1.5ms"), (2 * 10**9, "2s")],
+)
+def test_durations_are_written_in_the_unit_that_suits_them(ns, text):
+    assert duration(ns) == text
+
+
+def test_residence_times_are_those_since_the_earlier_look():
+    slow, fast = {5_000_000: 100}, {1_000: 98, 20_000: 2}
+    before = Look(at=1.0, rows=[row(forth=Flow(frames=100, residence_ns=Histogram(slow)))])
+    now = Look(at=2.0, rows=[row(forth=Flow(frames=200, residence_ns=Histogram(fast | slow)))])
+    text = shown(render(now, before))
+    assert "1µs" in text
+    assert "20µs" in text
+    assert "5ms" not in text
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_nothing_is_cut_off_at_a_terminals_usual_width(width):
+    busy = Flow(frames=123_456_789, bytes=10**12, drops={"link_down": 12345}, residence_ns=Histogram({123_000: 5}))
+    look = Look(at=2.0, rows=[row(name="client-0", forth=busy, back=busy)])
+    text = shown(render(look, Look(at=1.0, rows=[row()])), width)
+    assert "…" not in text
+    for part in (
+        "client-0 UP",
+        "ETHERNET, userspace",
+        "KERNEL/nsm-1",
+        "MEMIF/memif",
+        "123M",
+        "8T",
+        "123µs",
+        "link_down",
+    ):
+        assert part in text
+    assert text.count("12345") == 2
