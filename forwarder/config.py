@@ -9,6 +9,7 @@ programs works: durations `750ms` and `10m`, lists `a,b`, maps `k:v,k:v`, groups
 pydantic stays in this file; everything else receives the plain values.
 """
 
+import inspect
 import json
 import os
 import re
@@ -207,7 +208,28 @@ class Settings(BaseSettings):
     )
 
 
-class ForwarderSettings(Settings):
+class WorkerSettings(Settings):
+    """What every program with workers has in common."""
+
+    workers: int = Field(1, ge=1, le=64, description="threads that carry frames")
+    worker_cpus: IntegerList = Field((), description="CPUs to pin the workers to, one each: 0,2-4 (list)")
+    poll_window: Duration = Field(
+        50e-6, ge=0, description="how long a worker that ran out of frames polls before it sleeps"
+    )
+    rebalance_interval: Duration = Field(
+        1.0,
+        ge=0,
+        description="how often the loads of several workers are compared, and a vWire moved to one that is less "
+        "busy; 0s: never",
+    )
+    profile: str = Field(
+        "",
+        description="file of tuned knobs that `vwire tune` has written; workers, their CPUs and the poll window "
+        "that are set by themselves come before it",
+    )
+
+
+class ForwarderSettings(WorkerSettings):
     """The settings of `vwire forwarder`."""
 
     name: str = Field("forwarder", min_length=1, description="name of this forwarder in every path it is part of")
@@ -240,16 +262,6 @@ class ForwarderSettings(Settings):
         "ETHERNET", description="payload of connections for which nobody has told one: ETHERNET or IP"
     )
     datapath: Datapath = Field("auto", description=DATAPATH_MEANING)
-    workers: int = Field(1, ge=1, le=64, description="threads that carry frames")
-    worker_cpus: IntegerList = Field((), description="CPUs to pin the workers to, one each: 0,2-4 (list)")
-    poll_window: Duration = Field(
-        50e-6, ge=0, description="how long a worker that ran out of frames polls before it sleeps"
-    )
-    profile: str = Field(
-        "",
-        description="file of tuned knobs that `vwire tune` has written; workers, their CPUs and the poll window "
-        "that are set by themselves come before it",
-    )
 
 
 class ClientSettings(Settings):
@@ -311,16 +323,12 @@ class EndpointSettings(Settings):
     )
 
 
-class UpSettings(Settings):
+class UpSettings(WorkerSettings):
     """The settings of `vwire up`."""
 
     name: str = Field("", description="name of the mesh; empty takes the name in the file")
     run_dir: str = Field("/run/vwire", description="folder of sockets and of what `vwire down` needs to know")
     datapath: Datapath = Field("auto", description=DATAPATH_MEANING)
-    workers: int = Field(1, ge=1, le=64, description="threads that carry frames")
-    poll_window: Duration = Field(
-        50e-6, ge=0, description="how long a worker that ran out of frames polls before it sleeps"
-    )
 
 
 class AuthoritySettings(Settings):
@@ -506,7 +514,7 @@ class Setting:
 
 
 def describe(program: type[Settings]) -> list[Setting]:
-    """Returns a program's settings in the order of the table."""
+    """Returns a program's settings in the order of the table: its own, then those it shares with others."""
     texts = effective(program.model_construct())
     rows = [
         Setting(
@@ -519,7 +527,8 @@ def describe(program: type[Settings]) -> list[Setting]:
         )
         for name, field in program.model_fields.items()
     ]
-    return sorted(rows, key=lambda row: row.field == "log_level")
+    declared = [inspect.get_annotations(each) for each in program.__mro__]
+    return sorted(rows, key=lambda row: next(n for n, names in enumerate(declared) if row.field in names))
 
 
 def settings_table(program: type[Settings]) -> str:

@@ -114,6 +114,19 @@ def endpoint_of(settings: config.ForwarderSettings, url: str) -> NetworkServiceE
     )
 
 
+def dataplane_of(settings: config.WorkerSettings, knobs: Profile) -> Dataplane:
+    """Makes the data plane that settings and profile ask for, and logs the knobs in force."""
+    told = " ".join(f"{name}={text}" for name, text in profile.texts(knobs).items())
+    _log.info("profile %s: %s", settings.profile or "(none)", told)
+    return Dataplane(
+        workers=knobs.workers,
+        cpus=knobs.worker_cpus,
+        poll_window_us=round(1e6 * knobs.poll_window_s),
+        stall_limit_ms=round(1e3 * knobs.stall_limit_s),
+        rebalance_interval_s=settings.rebalance_interval,
+    )
+
+
 @asynccontextmanager
 async def mechanisms(
     dataplane: Dataplane, knobs: Profile = BUILT_IN
@@ -126,22 +139,14 @@ async def mechanisms(
 
 async def run(settings: config.ForwarderSettings, configured: ConfiguredNextHops, knobs: Profile) -> None:
     """Serves until cancelled."""
-    told = " ".join(f"{name}={text}" for name, text in profile.texts(knobs).items())
-    _log.info("profile %s: %s", settings.profile or "(none)", told)
+    unentered = dataplane_of(settings, knobs)
     phases = program.Phases()
     clock = SystemClock()
     manager = manager_of(settings)
     tokens = unsigned_tokens(settings.name, clock, settings.max_token_lifetime)
     async with AsyncExitStack() as stack:
         with phases(f"start {knobs.workers} workers"):
-            dataplane = await stack.enter_async_context(
-                Dataplane(
-                    workers=knobs.workers,
-                    cpus=knobs.worker_cpus,
-                    poll_window_us=round(1e6 * knobs.poll_window_s),
-                    stall_limit_ms=round(1e3 * knobs.stall_limit_s),
-                )
-            )
+            dataplane = await stack.enter_async_context(unentered)
         with phases("open the mechanisms"):
             served, direct = await stack.enter_async_context(mechanisms(dataplane, knobs))
             channels = await stack.enter_async_context(

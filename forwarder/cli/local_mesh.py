@@ -22,14 +22,14 @@ from pathlib import Path
 
 import psutil
 
+from forwarder import config
 from forwarder.api.connection_pb2 import Connection
 from forwarder.cli import mesh_file, pods
-from forwarder.cli.forwarder import mechanisms
+from forwarder.cli.forwarder import dataplane_of, mechanisms
 from forwarder.cli.mesh_file import Command, MeshPlan
 from forwarder.cli.pods import Outcome, Pod
 from forwarder.cli.program import Phases
 from forwarder.cli.remains import Remains
-from forwarder.dataplane import Dataplane
 from forwarder.dataplane.statistics import FlowStatistics
 from forwarder.errors import ConfigError, EndpointNotFound
 from forwarder.mesh.client import Client, ClientVwire
@@ -41,6 +41,7 @@ from forwarder.observability.table import Flow, Look, Row
 from forwarder.rpc import monitor_connection, network_service, serve
 from forwarder.service import Forwarder, Target
 from forwarder.service.datapaths import Wanted
+from forwarder.tuning import Profile
 
 CHECK_TIMEOUT_S = 20.0
 """How long one check may take."""
@@ -150,7 +151,9 @@ def placeholders(vwire: ClientVwire, pod: Pod) -> dict[str, str]:
 
 
 def _flow(counted: FlowStatistics) -> Flow:
-    return Flow(frames=counted.out_frames, bytes=counted.out_bytes, drops=counted.drops)
+    return Flow(
+        frames=counted.out_frames, bytes=counted.out_bytes, drops=counted.drops, residence_ns=counted.residence_ns
+    )
 
 
 async def _start(stack: AsyncExitStack, pod: Pod, line: Sequence[str]) -> None:
@@ -204,7 +207,7 @@ def check_free(plan: MeshPlan, run_dir: str) -> None:
 
 @asynccontextmanager
 async def local_mesh(
-    plan: MeshPlan, *, directory: str, datapath: Wanted, workers: int, poll_window_s: float, phases: Phases
+    plan: MeshPlan, *, directory: str, settings: config.UpSettings, knobs: Profile, phases: Phases
 ) -> AsyncIterator[LocalMesh]:
     """Makes a mesh, connects its clients, and takes everything away on leaving.
 
@@ -219,11 +222,9 @@ async def local_mesh(
                 )
                 for pod in plan.pods
             }
-        with phases(f"start the data plane and the forwarder, {workers} workers"):
-            dataplane = await stack.enter_async_context(
-                Dataplane(workers=workers, poll_window_us=round(poll_window_s * 1e6))
-            )
-            served, direct = await stack.enter_async_context(mechanisms(dataplane))
+        with phases(f"start the data plane and the forwarder, {knobs.workers} workers"):
+            dataplane = await stack.enter_async_context(dataplane_of(settings, knobs))
+            served, direct = await stack.enter_async_context(mechanisms(dataplane, knobs))
             urls = {endpoint.name: f"unix://{directory}/{endpoint.name}.sock" for endpoint in plan.endpoints}
             forwarder = await stack.enter_async_context(
                 Forwarder(
@@ -232,7 +233,7 @@ async def local_mesh(
                     vwires=dataplane,
                     next_hops=PlannedNextHops(plan, urls),
                     direct=direct,
-                    datapath=datapath,
+                    datapath=Wanted(settings.datapath),
                 )
             )
             first_hop = f"unix://{directory}/forwarder.sock"

@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from forwarder.config import ForwarderSettings, format_duration, parse_duration
+from forwarder.config import WorkerSettings, format_duration, parse_duration
 from forwarder.errors import ConfigError
 from forwarder.tuning import Profile
 
@@ -152,7 +152,7 @@ def _refuse(source: str, line: int, name: str, why: str) -> NoReturn:
     raise ConfigError(f"profile {source}, line {line}: {name}", detail=why)
 
 
-def in_force(settings: ForwarderSettings) -> Profile:
+def in_force(settings: WorkerSettings) -> Profile:
     """Returns the knobs of the profile that the settings name, under what a flag or variable sets by itself.
 
     Raises ConfigError for a profile that cannot be used.
@@ -170,7 +170,7 @@ def texts(profile: Profile) -> dict[str, str]:
 
 def dump(profile: Profile, *, origin: str) -> str:
     """Writes a profile with a comment on every knob; `origin` says in one line where the values come from."""
-    lines = [f"# {origin}", "# Use it with: NSM_PROFILE=FILE vwire forwarder, or --profile FILE.", ""]
+    lines = [f"# {origin}", "# Use it with: NSM_PROFILE=FILE vwire forwarder, or vwire up --profile FILE.", ""]
     for name, text in texts(profile).items():
         lines += [f"# {KNOBS[name].meaning}", f"{name}: {text}"]
     return "\n".join(lines) + "\n"

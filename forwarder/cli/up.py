@@ -28,7 +28,7 @@ from rich.logging import RichHandler
 from rich.text import Text
 
 from forwarder import config
-from forwarder.cli import mesh_file, pods, program
+from forwarder.cli import mesh_file, pods, profile, program
 from forwarder.cli.local_mesh import (
     CheckResult,
     LocalMesh,
@@ -47,7 +47,7 @@ from forwarder.mesh.client import describe
 from forwarder.mesh.endpoint import forever
 from forwarder.observability import log as logs
 from forwarder.observability.table import Look, render
-from forwarder.service.datapaths import Wanted
+from forwarder.tuning import Profile
 
 REFRESH_S = 0.5
 """How often the live table is drawn."""
@@ -90,6 +90,7 @@ def command(
             if not mesh_file.NAME.fullmatch(settings.name):
                 raise ConfigError(f"NSM_NAME={settings.name!r} cannot be used as the name of a mesh")
             plan = replace(plan, name=settings.name)
+        knobs = profile.in_force(settings)
         need_privilege("up")
         attached = sys.stdin.isatty() and console.is_terminal
         draws = attached if live is None else live
@@ -103,7 +104,7 @@ def command(
             remains.write()
             stack.callback(remains.remove)
             enter_node(stack, plan)
-            main = run(plan, settings, console, seconds=seconds, draws=draws, stays=attached, checks=checks)
+            main = run(plan, settings, knobs, console, seconds=seconds, draws=draws, stays=attached, checks=checks)
             program.run("up", main)
 
 
@@ -121,6 +122,7 @@ def enter_node(stack: ExitStack, plan: MeshPlan) -> None:
 async def run(
     plan: MeshPlan,
     settings: config.UpSettings,
+    knobs: Profile,
     console: Console,
     *,
     seconds: float | None,
@@ -138,9 +140,8 @@ async def run(
     async with local_mesh(
         plan,
         directory=directory,
-        datapath=Wanted(settings.datapath),
-        workers=settings.workers,
-        poll_window_s=settings.poll_window,
+        settings=settings,
+        knobs=knobs,
         phases=phases,
     ) as mesh:
         phases.ready(f"mesh {plan.name} is up")

@@ -34,7 +34,7 @@ class Dataplane:
         poll_window_us: int = 50,
         stall_limit_ms: int = 20,
         qdisc_bypass: bool = True,
-        rebalance: bool = True,
+        rebalance_interval_s: float = 1.0,
     ) -> None:
         """Does nothing yet.
 
@@ -42,8 +42,8 @@ class Dataplane:
         `poll_window_us`: how long a vWire is polled after its last frame, before it sleeps.
         `stall_limit_ms`: how long frames wait where they came from for room on the other side.
         `qdisc_bypass`: frames are sent around the queue discipline of kernel links.
-        `rebalance`: vWires are moved from a worker that is much busier than another, at most one a
-        second; otherwise each stays with the worker that it was given to.
+        `rebalance_interval_s`: how often the workers' loads are compared, and at most one vWire is moved
+        from a worker that is much busier than another; with 0 each stays with the worker it was given to.
         """
         if workers < 1:
             raise DataplaneError(f"a data plane with {workers} workers")
@@ -59,7 +59,7 @@ class Dataplane:
             for k in range(workers)
         ]
         self._placement = Placement(self._controls)
-        self._rebalance = rebalance and workers > 1
+        self._rebalance_interval_s = rebalance_interval_s if workers > 1 else 0.0
         self._kernel_ports = KernelPorts(qdisc_bypass=qdisc_bypass, turns=self._turns)
         self._listeners = MemifListeners()
         self._files = FileWatch()
@@ -69,8 +69,8 @@ class Dataplane:
         async with AsyncExitStack() as stack:
             for control in self._controls:
                 await stack.enter_async_context(control.running())
-            if self._rebalance:
-                await stack.enter_async_context(self._placement.rebalancing())
+            if self._rebalance_interval_s > 0:
+                await stack.enter_async_context(self._placement.rebalancing(self._rebalance_interval_s))
             await stack.enter_async_context(self._kernel_ports.running())
             self._stack = stack.pop_all()
         return self

@@ -9,8 +9,6 @@ from forwarder.dataplane.running_task import running_task
 from forwarder.dataplane.vwire import Vwire
 from forwarder.dataplane.worker_control import WorkerControl, outlast
 
-LOOK_INTERVAL_S = 1.0
-
 
 class Placement:
     """The vWires of all workers. With several workers and while `rebalancing` it evens out their loads."""
@@ -85,7 +83,7 @@ class Placement:
             del self._moves[wire]
 
     @asynccontextmanager
-    async def rebalancing(self, *, interval_s: float = LOOK_INTERVAL_S) -> AsyncIterator[None]:
+    async def rebalancing(self, interval_s: float) -> AsyncIterator[None]:
         """Looks at the loads every `interval_s`, as long as the context lasts."""
         async with running_task(self._rebalance(interval_s), "rebalancing"):
             yield

@@ -70,7 +70,7 @@ async def test_vwires_are_spread_over_the_workers_and_all_carry(workers: int) ->
 @pytest.mark.parametrize("source", KINDS)
 async def test_no_frame_is_lost_doubled_or_overtaken_while_its_vwire_moves(source: str, sink: str) -> None:
     async with (
-        Dataplane(workers=3, rebalance=False) as dataplane,
+        Dataplane(workers=3, rebalance_interval_s=0) as dataplane,
         KINDS[source](dataplane, Mode.ETHERNET) as a,
         KINDS[sink](dataplane, Mode.ETHERNET) as b,
         dataplane.vwire(a.port, b.port) as wire,
@@ -95,7 +95,7 @@ async def test_no_frame_is_lost_doubled_or_overtaken_while_its_vwire_moves(sourc
 
 async def test_a_sleeping_vwire_is_moved_and_woken_where_it_is_now() -> None:
     async with (
-        Dataplane(workers=2, rebalance=False) as dataplane,
+        Dataplane(workers=2, rebalance_interval_s=0) as dataplane,
         KINDS["memif-server"](dataplane, Mode.ETHERNET) as a,
         KINDS["kernel-queue"](dataplane, Mode.ETHERNET) as b,
         dataplane.vwire(a.port, b.port) as wire,
@@ -115,7 +115,7 @@ async def test_a_peer_may_come_and_go_while_its_vwire_moves() -> None:
     """Its memory is given back only when neither of the two workers looks at it."""
     spec = MemifPortSpec(role=Role.SERVER, address=memif_address(), log2_ring_size=8)
     async with (
-        Dataplane(workers=2, rebalance=False) as dataplane,
+        Dataplane(workers=2, rebalance_interval_s=0) as dataplane,
         dataplane.memif_port(spec) as port,
         KINDS["memif-client"](dataplane, Mode.ETHERNET) as far,
         dataplane.vwire(port, far.port) as wire,
@@ -138,7 +138,7 @@ async def test_a_peer_may_come_and_go_while_its_vwire_moves() -> None:
 
 async def test_a_vwire_that_is_closed_while_it_moves_leaves_its_ports_usable() -> None:
     async with (
-        Dataplane(workers=2, rebalance=False) as dataplane,
+        Dataplane(workers=2, rebalance_interval_s=0) as dataplane,
         KINDS["memif-server"](dataplane, Mode.ETHERNET) as a,
         KINDS["memif-client"](dataplane, Mode.ETHERNET) as b,
     ):
@@ -163,7 +163,7 @@ async def test_busy_vwires_end_up_on_different_workers(monkeypatch: pytest.Monke
     monkeypatch.setattr("forwarder.dataplane.placement.UNEVEN", 0.0)
     monkeypatch.setattr("forwarder.dataplane.placement_policy.UNEVEN", 0.0)
     monkeypatch.setattr("forwarder.dataplane.placement_policy.GAIN", 1e-9)
-    async with Dataplane(workers=2, rebalance=False) as dataplane, AsyncExitStack() as stack:
+    async with Dataplane(workers=2, rebalance_interval_s=0) as dataplane, AsyncExitStack() as stack:
         pairs = []
         for _ in range(2):
             a = await stack.enter_async_context(KINDS["memif-server"](dataplane, Mode.ETHERNET))

@@ -71,8 +71,8 @@ def left_of(mesh, run_dir):
 def frames_of(output, vwire_name):
     """The frames of both directions in the last table."""
     rows = output[output.rindex("mean rates") :].splitlines()
-    at = next(i for i, row in enumerate(rows) if f" {vwire_name} " in row)
-    return [re.split(r"[│┃]", row)[4].strip() for row in rows[at : at + 2]]
+    at = next(i for i, row in enumerate(rows) if row.strip().startswith(f"{vwire_name} "))
+    return [re.search(r"(?:KERNEL|MEMIF)/\S+ +(\S+)", row)[1] for row in rows[at : at + 2]]
 
 
 @pytest.mark.timeout(180)
@@ -85,6 +85,16 @@ def test_without_file_and_terminal_it_shows_frames_on_every_vwire_and_ends_well(
     for name in ("client-0", "client-1", "app-0"):
         assert all(frames not in ("0", "-") for frames in frames_of(result.stdout, name))
     assert left_of(SHOWN, run_dir) == []
+
+
+def test_it_loads_a_profile_and_says_so(small, run_dir, tmp_path):
+    profile = tmp_path / "knobs.yaml"
+    profile.write_text("workers: 2\nmemif_ring_slots: 512\n")
+    told = vwire("up", str(small), "--run-dir", str(run_dir), "--profile", str(profile), "--poll-window", "0s")
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert f"profile {profile}: workers=2 worker_cpus=[] poll_window=0s" in told.stderr
+    assert "memif_ring_slots=512" in told.stderr
+    assert "the forwarder, 2 workers" in told.stderr
 
 
 def test_its_pods_are_namespaces_for_other_programs(small, run_dir):
@@ -244,7 +254,7 @@ def test_at_a_terminal_it_stays_until_ctrl_c_and_leaves_the_terminal_as_it_was(s
     os.close(theirs)
     try:
         output = _read_until(terminal, b"stays until Ctrl-C")
-        output += _read_until(terminal, b"frames/s")
+        output += _read_until(terminal, b"pps")
         os.write(terminal, b"\x03")
         output += _read_until(terminal, None)
         assert termios.tcgetattr(terminal) == before
