@@ -37,6 +37,8 @@ class Rig:
     far: Far
     hang_up: Callable[[], None]
     """Makes the port lose its connection."""
+    come_back: Callable[[], None]
+    """Connects again after `hang_up`. Blocks, and needs the event loop meanwhile."""
     longest: int
     """The longest frame that the other end takes."""
     finishes: bool
@@ -70,26 +72,32 @@ def memif(role: Role, *, log2: int = 8, buffer_bytes: int = 2048) -> Kind:
             role=role, address=memif_address(), mode=mode, log2_ring_size=log2, buffer_bytes=buffer_bytes
         )
         number = 1 if mode is Mode.IP else 0
-        peer: ClientPeer | ServerPeer
-        if role is Role.CLIENT:
-            peer = ServerPeer(spec.address)
+        server = ServerPeer(spec.address) if role is Role.CLIENT else None
+
+        def connect() -> ClientPeer | ServerPeer:
+            if server is not None:
+                return server.accept()
+            return ClientPeer(spec.address, mode=number, log2=log2, buffer_bytes=buffer_bytes)
+
+        def come_back() -> None:
+            rig.far = connect()
+
         async with dataplane.memif_port(spec) as port:
-            if role is Role.CLIENT:
-                await asyncio.to_thread(peer.accept)
-            else:
-                peer = await asyncio.to_thread(
-                    lambda: ClientPeer(spec.address, mode=number, log2=log2, buffer_bytes=buffer_bytes)
-                )
-            with peer:
+            peer = await asyncio.to_thread(connect)
+            rig = Rig(
+                port=port,
+                far=peer,
+                hang_up=lambda: rig.far.drop() if isinstance(rig.far, ServerPeer) else rig.far.close(),
+                come_back=come_back,
+                longest=65550,
+                finishes=True,
+                on_the_way=1 << log2,
+            )
+            try:
                 await asyncio.wait_for(port.wait_connected(), 5)
-                yield Rig(
-                    port=port,
-                    far=peer,
-                    hang_up=peer.drop if isinstance(peer, ServerPeer) else peer.close,
-                    longest=65550,
-                    finishes=True,
-                    on_the_way=1 << log2,
-                )
+                yield rig
+            finally:
+                rig.far.close()
 
     return kind
 
@@ -136,6 +144,7 @@ def kernel(*, ring: bool) -> Kind:
                         port=port,
                         far=_Link(sock),
                         hang_up=lambda: hub.run("ip", "link", "set", "ours", "down") and None,
+                        come_back=lambda: hub.run("ip", "link", "set", "ours", "up") and None,
                         longest=1514,
                         finishes=False,
                         on_the_way=64,
