@@ -30,7 +30,7 @@ RUN_NEEDS := cc=build-essential ip=iproute2 tc=iproute2 ping=iputils-ping curl=c
 TEST_NEEDS := $(RUN_NEEDS) dpdk-testpmd=dpdk-dev tshark=tshark tcpdump=tcpdump ethtool=ethtool \
 	nsenter=util-linux ps=procps git=git systemd-analyze=systemd
 
-.PHONY: help run test lint bench build dist image clean docs $(SUITES:%=test-%) \
+.PHONY: help run test soak lint bench build dist image clean docs $(SUITES:%=test-%) \
 	needs-build needs-run needs-test needs-root
 
 help:            ## this list
@@ -133,6 +133,11 @@ test-tsan: needs-test build/.tsan    ## what workers and control share, under TS
 	  setarch -R $(abspath $(BIN))/python -m pytest $(TSAN_TESTS) --capture=sys \
 	    --junitxml=$(CURDIR)/$(RESULTS)/tsan.xml -o junit_suite_name=tsan -o timeout=600 $(PYTEST_ARGS) </dev/null 2>&1 \
 	    | tee $(CURDIR)/$(RESULTS)/tsan.log
+
+SOAK_S ?= 600
+
+soak: needs-root needs-test build    ## ten minutes of traffic while vWires come and go; SOAK_S=N for other seconds
+	$(BIN)/python -m tests.support.soak $(SOAK_S)
 
 # --- What tools can check -------------------------------------------------------------------
 

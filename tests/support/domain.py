@@ -109,8 +109,12 @@ async def domain(
     clock: Clock | None = None,
     memif: Callable[[Netns], Extension] = memif_end,
     services: Sequence[str] = (SERVICE,),
+    dataplane: Dataplane | None = None,
 ) -> AsyncIterator[Domain]:
-    """Starts an endpoint that serves one mechanism, `memif` being its memif end, and a forwarder in front of it."""
+    """Starts an endpoint that serves one mechanism, `memif` being its memif end, and a forwarder in front of it.
+
+    The forwarder's `dataplane` is one that nobody has entered; by default one with a single worker.
+    """
     clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
         netns = stack.enter_context(pod())
@@ -126,7 +130,7 @@ async def domain(
         await stack.enter_async_context(served)
         endpoint_url = f"unix://{directory}/nse.sock"
         await stack.enter_async_context(serve([network_service(served), monitor_connection(served)], [endpoint_url]))
-        dataplane = await stack.enter_async_context(Dataplane())
+        dataplane = await stack.enter_async_context(dataplane or Dataplane())
         served_mechanisms, direct = await stack.enter_async_context(mechanisms(dataplane))
         forwarder = Forwarder(
             name="fwd",

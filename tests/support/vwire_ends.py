@@ -4,6 +4,8 @@ An end that is a kernel interface is driven by a packet socket in its pod, a mem
 port, both from Python and a burst at a time, so that a million frames take seconds.
 """
 
+import asyncio
+import itertools
 import select
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -28,6 +30,9 @@ ETHERNET_HEADER = 14
 WINDOW = 50
 """Frames on the way at once. The least that fits is the ring of a hot kernel port, 120 slots, and a slot
 is given back a burst after its frame has arrived."""
+FLUSH_PACKET = b"\x45\0\0\x2e" + bytes(5) + b"\xfd" + bytes(32)
+"""Nothing that a kernel says by itself: IPv4 from nobody to nobody."""
+FLUSH_HEADER = bytes.fromhex("02000000000b 02000000000a 88b5")
 
 
 @dataclass(kw_only=True)
@@ -134,6 +139,7 @@ class RawMemifEnd:
 
     open: Callable[[MemifPortSpec], AbstractAsyncContextManager[ConnectedMemifPort]] = _alone
     opened: list[ConnectedMemifPort] = field(default_factory=list)
+    """Those that are open, in the order they came."""
 
     def __call__(self, netns: Netns) -> Extension:
         @asynccontextmanager
@@ -150,7 +156,10 @@ class RawMemifEnd:
             fill_in(connection)
             async with self.open(spec) as port:
                 self.opened.append(port)
-                yield fill_in
+                try:
+                    yield fill_in
+                finally:
+                    self.opened.remove(port)
 
         return extension
 
@@ -171,6 +180,21 @@ async def _kernel_end(netns: Netns, name: str, payload: str, mtu_bytes: int) -> 
                 gateway = bytes.fromhex(ours.replace(":", ""))
                 end = End(io=io, framed=gateway + mac, arrives_with=mac + gateway)
             yield end
+
+
+async def _flush(source: End, sink: End, payload: str) -> None:
+    """Takes away what the kernels said before they were told to be quiet: all that comes before a frame of ours.
+
+    The first may be dropped: one side of a memif knows that it is connected a moment before the other.
+    """
+    async with asyncio.timeout(10):
+        for number in itertools.count():
+            last = (b"" if payload == constants.IP else FLUSH_HEADER) + FLUSH_PACKET + number.to_bytes(4, "big")
+            assert source.send([last]) == 1
+            for _ in range(200):
+                if any(frame.endswith(last) for frame in sink.io.read()):
+                    return
+                await asyncio.sleep(0.0005)
 
 
 @asynccontextmanager
@@ -208,7 +232,6 @@ async def vwire_ends(
         else:
             await raw.opened[-1].wait_connected()
             far = End(io=stack.enter_context(PortIO(raw.opened[-1])))
-        for end in (near, far):  # what the kernels said before they were told to be quiet
-            while end.io.read():
-                pass
+        for source, sink in ((near, far), (far, near)):
+            await _flush(source, sink, payload)
         yield Ends(client=near, endpoint=far, connection=answer)
