@@ -82,7 +82,7 @@ def test_without_file_and_terminal_it_shows_frames_on_every_vwire_and_ends_well(
     assert "0% packet loss" in result.stdout
     assert re.search(r"passed +curl, kernel to kernel .* 200 ", result.stdout)
     assert re.search(r"passed +an application without kernel interface, memif to memif .* 100 received", result.stdout)
-    for name in ("client-0", "client-1", "app-0"):
+    for name in ("client-0", "client-1", "app-1"):
         assert all(frames not in ("0", "-") for frames in frames_of(result.stdout, name))
     assert left_of(SHOWN, run_dir) == []
 
