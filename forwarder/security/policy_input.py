@@ -26,6 +26,11 @@ class PolicyInput(Protocol):
         ...
 
     @property
+    def has_path(self) -> bool:
+        """Whether there is a path at all. To NSM's rules a Request's path without segments is none."""
+        ...
+
+    @property
     def tokens(self) -> Sequence[str]:
         """The token of each segment."""
         ...
@@ -52,6 +57,11 @@ class NetworkServiceInput:
     def of_answer(cls, path: Path, index: int, server: Peer | None) -> Self:
         """Makes what a client looks at: the whole path that came back; its own segment is at `index`."""
         return cls(segments=tuple(path.path_segments), index=index, peer=server)
+
+    @property
+    def has_path(self) -> bool:
+        """Whether there are segments."""
+        return bool(self.segments)
 
     @property
     def tokens(self) -> Sequence[str]:
@@ -81,6 +91,7 @@ class RegistryInput:
     """Of the path: a server looks at its own and those to the left, a client at all."""
     index: int
     peer: Peer | None
+    has_path: bool = True
 
     def json(self) -> dict[str, Any]:
         """Returns what a Rego file gets."""
@@ -88,7 +99,7 @@ class RegistryInput:
             "resource_id": self.owner,
             "resource_name": self.name,
             "resource_path_ids_map": {name: list(ids) for name, ids in self.known.items()},
-            "path_segments": [{"token": token} for token in self.tokens],
+            "path_segments": [{"token": token} for token in self.tokens] if self.has_path else None,
             "index": self.index,
             "auth_info": _auth_info(self.peer),
         }
@@ -106,6 +117,7 @@ class MonitorInput:
     """SPIFFE ID, or empty."""
     peer: Peer | None
     index: int = 0
+    has_path: bool = False
     tokens: Sequence[str] = ()
 
     def json(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ Source: what the Rego files of Network Service Mesh's sdk say, `pkg/tools/opa/po
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, Final
 
 import jwt
@@ -22,11 +23,15 @@ from forwarder.security.policy_input import MonitorInput, PolicyInput, RegistryI
 Rule = Callable[[PolicyInput, float], str | None]
 """Takes what to look at and the time, in seconds since the epoch."""
 
+NO_PATH: Final = "there is no path"
+
 _jws: Final = jwt.PyJWS(algorithms=["ES256"])
 
 
 def tokens_valid(subject: PolicyInput, _now: float) -> str | None:
     """Every token is a JWT, whoever signed it."""
+    if not subject.has_path:
+        return NO_PATH
     for number, token in enumerate(subject.tokens):
         if _claims(token) is None:
             return f"the token of segment {number} is {'no JWT' if token else 'missing'}"
@@ -35,6 +40,8 @@ def tokens_valid(subject: PolicyInput, _now: float) -> str | None:
 
 def tokens_expired(subject: PolicyInput, now: float) -> str | None:
     """Every token says when it ends, and none has ended."""
+    if not subject.has_path:
+        return NO_PATH
     for number, token in enumerate(subject.tokens):
         exp = (_claims(token) or {}).get("exp")
         if not isinstance(exp, int | float) or isinstance(exp, bool):
@@ -49,22 +56,28 @@ def tokens_chained(subject: PolicyInput, _now: float) -> str | None:
 
     Raises PolicyError if a token is for several, of whom some made the next one and some did not.
     """
-    tokens = subject.tokens
-    for number in range(len(tokens) - 1):
-        mine, following = _claims(tokens[number]) or {}, _claims(tokens[number + 1]) or {}
-        audience, maker = mine.get("aud"), following.get("sub")
-        if not isinstance(maker, str):
-            return f"the token of segment {number + 1} does not say who made it"
-        if not isinstance(audience, list):
-            return f"the token of segment {number} does not say for whom it is"
-        matches = {each == maker for each in audience}
-        if len(matches) > 1:
-            raise PolicyError(
-                f"the token of segment {number} is for {len(audience)} audiences, only some of which are {maker}"
-            )
-        if matches != {True}:
-            others = ", ".join(map(str, audience)) or "nobody"
-            return f"the token of segment {number} is for {others}, and that of segment {number + 1} by {maker}"
+    if not subject.has_path:
+        return NO_PATH
+    # All of them: one that cannot be judged goes before one that is denied.
+    broken = [_broken_link(number, *pair) for number, pair in enumerate(pairwise(subject.tokens))]
+    return next((reason for reason in broken if reason is not None), None)
+
+
+def _broken_link(number: int, token: str, following: str) -> str | None:
+    """Returns why the token of segment `number` was not made for the maker of the one after it."""
+    audience, maker = (_claims(token) or {}).get("aud"), (_claims(following) or {}).get("sub")
+    if not isinstance(maker, str):
+        return f"the token of segment {number + 1} does not say who made it"
+    if not isinstance(audience, list):
+        return f"the token of segment {number} does not say for whom it is"
+    matches = {each == maker for each in audience}
+    if len(matches) > 1:
+        raise PolicyError(
+            f"the token of segment {number} is for {len(audience)} audiences, only some of which are {maker}"
+        )
+    if matches != {True}:
+        others = ", ".join(map(str, audience)) or "nobody"
+        return f"the token of segment {number} is for {others}, and that of segment {number + 1} by {maker}"
     return None
 
 

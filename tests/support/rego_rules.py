@@ -6,27 +6,30 @@ RULES = {
         import rego.v1
         default valid := false
         unreadable contains place if {
-            some place, segment in object.get(input, "path_segments", [])
+            some place, segment in input.path_segments
             not io.jwt.decode(segment.token)
         }
-        valid if count(unreadable) == 0
+        valid if {
+            is_array(input.path_segments)
+            count(unreadable) == 0
+        }
     """,
     "common/tokens_expired": """
         package opinion
         import rego.v1
         default valid := false
         lasting contains place if {
-            some place, segment in object.get(input, "path_segments", [])
+            some place, segment in input.path_segments
             [_, claims, _] := io.jwt.decode(segment.token)
             claims.exp * 1000000000 > time.now_ns()
         }
-        valid if count(lasting) == count(object.get(input, "path_segments", []))
+        valid if count(lasting) == count(input.path_segments)
     """,
     "common/tokens_chained": """
         package opinion
         import rego.v1
         default valid := false
-        segments := object.get(input, "path_segments", [])
+        segments := input.path_segments
         said(place) := claims if [_, claims, _] := io.jwt.decode(segments[place].token)
         meant(place) := answer if {
             some audience in said(place).aud

@@ -112,7 +112,7 @@ def test_a_file_that_is_no_text_is_a_wrong_setting(tmp_path: Path) -> None:
 async def test_a_good_call_passes_everything(tmp_path: Path) -> None:
     await Policies.load(NETWORK_SERVICE_SERVER).check(CALL)
     await Policies.load([rego(tmp_path, "allow.rego", ALLOW)]).check(CALL)
-    await Policies.load([]).check(NetworkServiceInput(segments=(), index=0, peer=None))
+    await Policies.load(()).check(NetworkServiceInput(segments=(), index=0, peer=None))
 
 
 async def test_a_denial_names_the_rule_and_what_failed_in_log_and_status(caplog: pytest.LogCaptureFixture) -> None:

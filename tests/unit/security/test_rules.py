@@ -1,5 +1,7 @@
 """NSM's rules: what each allows, and what it denies with which words."""
 
+from dataclasses import replace
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
@@ -23,7 +25,7 @@ def look(tokens: list[str], index: int = 1, other: Peer | None = None) -> Networ
 
 @pytest.mark.parametrize(
     "tokens",
-    [[], GOOD, GOOD[:1], [unsigned()], [unsigned({"alg": "none"}, sub=5)], [token("nsc", None, -5)]],
+    [GOOD, GOOD[:1], [unsigned()], [unsigned({"alg": "none"}, sub=5)], [token("nsc", None, -5)]],
 )
 def test_tokens_valid_allows_every_jwt_whoever_signed_it(tokens: list[str]) -> None:
     assert rules.tokens_valid(look(tokens), NOW) is None
@@ -48,7 +50,7 @@ def test_tokens_valid_denies_what_is_no_jwt(tokens: list[str], told: str) -> Non
     assert told in (rules.tokens_valid(look(tokens), NOW) or "")
 
 
-@pytest.mark.parametrize("tokens", [[], GOOD, [unsigned(exp=NOW + 0.5)], [unsigned(exp=LATER)] * 3])
+@pytest.mark.parametrize("tokens", [GOOD, [unsigned(exp=NOW + 0.5)], [unsigned(exp=LATER)] * 3])
 def test_tokens_expired_allows_what_ends_later(tokens: list[str]) -> None:
     assert rules.tokens_expired(look(tokens), NOW) is None
 
@@ -73,7 +75,6 @@ def test_tokens_expired_denies_what_has_ended_or_never_does(tokens: list[str], t
 @pytest.mark.parametrize(
     "tokens",
     [
-        [],
         ["no token at all"],
         GOOD,
         GOOD[:2],
@@ -105,9 +106,19 @@ def test_tokens_chained_denies_a_token_that_was_made_for_somebody_else(tokens: l
     assert told in (rules.tokens_chained(look(tokens), NOW) or "")
 
 
+@pytest.mark.parametrize("rule", [rules.tokens_valid, rules.tokens_expired, rules.tokens_chained])
+def test_a_request_without_segments_is_denied_and_a_registration_without_segments_is_not(rule: rules.Rule) -> None:
+    registration = RegistryInput(name="icmp", owner="", known={}, tokens=[], index=0, peer=None)
+    assert rule(look([]), NOW) == "there is no path"
+    assert rule(replace(registration, has_path=False), NOW) == "there is no path"
+    assert rule(registration, NOW) is None
+
+
 def test_a_token_for_several_of_whom_one_made_the_next_cannot_be_judged() -> None:
     with pytest.raises(PolicyError, match="2 audiences"):
         rules.tokens_chained(look([unsigned(aud=[FWD, NSE]), GOOD[1]]), NOW)
+    with pytest.raises(PolicyError, match="of segment 2 is for 2 audiences"):
+        rules.tokens_chained(look([GOOD[0], GOOD[0], unsigned(aud=[FWD, NSE]), GOOD[1]]), NOW)
 
 
 # --- Signatures -------------------------------------------------------------------------------
