@@ -1,6 +1,5 @@
 """Programs that a bench runs for as long as it needs them, and never longer."""
 
-import ctypes
 import os
 import shutil
 import signal
@@ -13,11 +12,8 @@ from pathlib import Path
 from bench.results import ROOT
 
 NICE = -19
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 NATIVE = ROOT / "bench" / "native"
 BUILD = ROOT / "build" / "bench"
-
-_libc = ctypes.CDLL(None)
 
 
 @contextmanager
@@ -67,17 +63,14 @@ def running(command: Sequence[str], log: Path, **options: object) -> Iterator[su
     Nor does it outlive us when we are killed: some of these poll, and would do so for ever.
     """
     settings: dict[str, object] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
-    settings["preexec_fn"] = _end_with_us
+    # Not by preexec_fn: then Python forks with all that was registered for it, and gRPC's part of that can hang.
+    end_with_us = ("setpriv", "--pdeathsig", "KILL", "--")
     with log.open("w") as told:
-        process = subprocess.Popen(list(command), stderr=told, **(settings | options))  # type: ignore[call-overload]
+        process = subprocess.Popen([*end_with_us, *command], stderr=told, **(settings | options))  # type: ignore[call-overload]
         try:
             yield process
         finally:
             end(process)
-
-
-def _end_with_us() -> None:
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def end(process: subprocess.Popen[str], patience_s: float = 10) -> None:

@@ -1,6 +1,7 @@
 """A rtnetlink socket: many requests in one system call, their answers told apart by number.
 
-pyroute2 encodes and decodes; its own sockets are not used: they send one message a call, through
+pyroute2 encodes, and decodes all but bare acknowledgements; its own sockets are not used: they send one
+message a call, through
 an event loop of their own, and cost more to open than all the messages of a small change. The
 kernel works on a request inside sendmsg(2), so the answers are there when it returns and nothing
 here waits; a whole set-up is a handful of system calls. The socket belongs to the network
@@ -13,7 +14,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
@@ -23,20 +24,19 @@ from pyroute2.netlink import (
     NETLINK_GET_STRICT_CHK,
     NLMSG_DONE,
     NLMSG_ERROR,
-    NLMSG_MIN_TYPE,
     SOL_NETLINK,
 )
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 from forwarder.errors import NetlinkError
+from forwarder.netlink import wire
 from forwarder.netlink.request import Message, Request
 
 _ANSWER_TIMEOUT: Final = struct.pack("@qq", 5, 0)
 _RECEIVE_BYTES: Final = 1 << 16
 _MOST_AT_ONCE: Final = 64
 """Requests in one system call: their refusals must fit the receive buffer."""
-_HEADER_BYTES: Final = 16
-_KIND_AND_FLAGS: Final = struct.Struct("=4xHH")
+_NUMBER: Final = struct.Struct("=i")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +85,18 @@ class Channel:
         """Sends one request and returns what it was answered. Raises NetlinkError as `execute` does."""
         return self.execute([request])[0]
 
-    def _ask(self, requests: Sequence[Request]) -> tuple[list[list[Message]], list[NetlinkError | None]]:
-        answers: list[list[Message]] = [[] for _ in requests]
+    def peek(self, requests: Sequence[Request]) -> list[list[memoryview]]:
+        """Does what `execute` does and returns the answers' bodies as they came; see `wire`."""
+        answers, refusals = self._ask(requests, decoded=False)
+        for refusal in refusals:
+            if refusal is not None:
+                raise refusal
+        return answers
+
+    def _ask(
+        self, requests: Sequence[Request], *, decoded: bool = True
+    ) -> tuple[list[list[Any]], list[NetlinkError | None]]:
+        answers: list[list[Any]] = [[] for _ in requests]
         verdicts = [_Verdict()] * len(requests)
         position = 0
         while position < len(requests):
@@ -95,7 +105,7 @@ class Channel:
             if not requests[position].is_dump:
                 while end < len(requests) and end - position < _MOST_AT_ONCE and not requests[end].is_dump:
                     end += 1
-            self._exchange(requests, position, end, answers, verdicts)
+            self._exchange(requests, position, end, answers, verdicts, decoded=decoded)
             position = end
         refusals = [
             self._refusal(request, verdict) if verdict.errno and verdict.errno not in request.tolerate else None
@@ -119,45 +129,47 @@ class Channel:
         requests: Sequence[Request],
         begin: int,
         end: int,
-        answers: list[list[Message]],
+        answers: list[list[Any]],
         verdicts: list[_Verdict],
+        *,
+        decoded: bool,
     ) -> None:
         first = self._sequence + 1
         self._sequence += end - begin
-        self._marshal.seq_map = {
-            first + i: self._choosy(requests[begin + i].only, first + i)
-            for i in range(end - begin)
-            if requests[begin + i].only
-        }
         try:
             # The kernel works in order and tells of every refusal, so the end of the last is the end of all.
             last = end - begin - 1
             self._socket.send(b"".join(requests[begin + i].encode(first + i, ack=i == last) for i in range(last + 1)))
             ended = False
             while not ended:
-                for message in self._marshal.parse(self._socket.recv(_RECEIVE_BYTES)):
-                    number = message["header"]["sequence_number"] - first
+                data = self._socket.recv(_RECEIVE_BYTES)
+                for piece in wire.pieces(data):
+                    number = piece.sequence - first
                     if not 0 <= number <= last:
                         continue  # left over from an exchange that failed half-way
-                    if message["header"]["type"] in (NLMSG_ERROR, NLMSG_DONE):
-                        verdicts[begin + number] = _verdict(message)
+                    if piece.kind in (NLMSG_ERROR, NLMSG_DONE):
+                        verdicts[begin + number] = self._verdict(data, piece)
                         ended = ended or number == last
-                    else:
-                        answers[begin + number].append(message)
+                    elif _may_be_meant(data, piece, requests[begin + number].only):
+                        answers[begin + number].append(self._decode(data, piece) if decoded else piece.body(data))
         except OSError as error:
             what = requests[begin].what
             raise NetlinkError(f"cannot {what} in {self._label}", errno=error.errno or 0) from error
 
-    def _choosy(self, only: tuple[bytes, ...], sequence: int) -> Callable[[bytes, int, int], Any]:
-        """Returns a parser for pyroute2 that decodes no more than it has to: it takes 0.1 ms for a link."""
+    def _decode(self, data: bytes, piece: wire.Piece) -> Any:
+        """Has pyroute2 decode a message: it takes 0.1 ms for a link."""
+        return self._marshal.parse_one_message(
+            piece.kind, piece.flags, piece.sequence, data, piece.offset, piece.length
+        )
 
-        def parse(data: bytes, offset: int, length: int) -> Any:
-            kind, flags = _KIND_AND_FLAGS.unpack_from(data, offset)
-            if kind >= NLMSG_MIN_TYPE and not any(data.find(each, offset, offset + length) >= 0 for each in only):
-                return None
-            return self._marshal.parse_one_message(kind, flags, sequence, data, offset, length)
-
-        return parse
+    def _verdict(self, data: bytes, piece: wire.Piece) -> _Verdict:
+        """Reads NLMSG_ERROR and NLMSG_DONE, with the text of an extended acknowledgement."""
+        if piece.length < wire.HEADER_BYTES + _NUMBER.size:
+            return _Verdict()  # the end of a list, of the oldest form
+        (number,) = _NUMBER.unpack_from(data, piece.offset + wire.HEADER_BYTES)
+        if not number or piece.kind == NLMSG_DONE:
+            return _Verdict(-number)
+        return _Verdict(-number, self._decode(data, piece).get_attr("NLMSGERR_ATTR_MSG") or "")
 
     def close(self) -> None:
         """Closes the socket; does nothing the second time."""
@@ -172,11 +184,6 @@ class Channel:
         self.close()
 
 
-def _verdict(message: Any) -> _Verdict:
-    """Reads NLMSG_ERROR and NLMSG_DONE, with the text of an extended acknowledgement."""
-    if "error" in message:
-        return _Verdict(-message["error"], message.get_attr("NLMSGERR_ATTR_MSG") or "")
-    # the end of a list: a list that broke off says so in a number that pyroute2 leaves alone
-    if message["header"]["length"] < _HEADER_BYTES + 4:
-        return _Verdict()
-    return _Verdict(-struct.unpack_from("=i", message.data, message.offset + _HEADER_BYTES)[0])
+def _may_be_meant(data: bytes, piece: wire.Piece, only: tuple[bytes, ...]) -> bool:
+    """Says whether a message has any of the bytes that are asked for."""
+    return not only or any(data.find(each, piece.offset, piece.offset + piece.length) >= 0 for each in only)

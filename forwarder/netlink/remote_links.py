@@ -21,9 +21,9 @@ from pyroute2.netlink.rtnl import RTM_DELLINK, RTM_DELNSID
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 from forwarder.errors import NetlinkError
-from forwarder.netlink import link, nsid
+from forwarder.netlink import link, nsid, wire
 from forwarder.netlink.channel import Channel
-from forwarder.netlink.link import Link, Statistics
+from forwarder.netlink.link import Statistics
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,6 @@ _RECEIVE_BYTES: Final = 1 << 16
 _QUEUE_BYTES: Final = 4 << 20
 _ANCILLARY_BYTES: Final = socket.CMSG_SPACE(4)
 _MESSAGES_PER_WAKE: Final = 64
-_NOT_THERE: Final = Link(index=0, name="")
 
 HOME: Final = None
 """Stands for the number of our own namespace."""
@@ -51,8 +50,6 @@ class RemoteLinks:
         self._events: socket.socket | None = None
         self._listeners: dict[Place, Callable[[str], None]] = {}
         self._marshal = MarshalRtnl()
-        # Of all that is heard only these are decoded.
-        self._marshal.msg_map = {kind: MarshalRtnl.msg_map[kind] for kind in (RTM_DELLINK, RTM_DELNSID)}
 
     def statistics(self, *places: Place) -> list[Statistics | None]:
         """Returns each link's counters, None for one that is not there."""
@@ -60,11 +57,11 @@ class RemoteLinks:
             self._channel = Channel()
         requests = [link.get(index, nsid=number, may_be_absent=True) for number, index in places]
         try:
-            answers = self._channel.execute(requests)
+            answers = self._channel.peek(requests)
         except NetlinkError as error:
             log.debug("%s", error)  # a whole namespace has gone, and with one end of a pair the other
             return [None] * len(places)
-        return [each.statistics for answer in answers for each in link.parse_all(answer) or [_NOT_THERE]]
+        return [link.statistics_of(answer[0]) if answer else None for answer in answers]
 
     def present(self, place: Place) -> bool:
         """Says whether a link is there."""
@@ -132,14 +129,15 @@ class RemoteLinks:
             self._take(data, _origin(ancillary))
 
     def _take(self, data: bytes, origin: int | None) -> None:
-        for message in self._marshal.parse(data):
-            kind = message["header"]["type"]
-            if kind == RTM_DELLINK:
-                index, why = message["index"], "it was deleted or moved to another namespace"
+        """Hears of links and namespaces that have gone; all else that changes anywhere passes by."""
+        for piece in wire.pieces(data):
+            if piece.kind == RTM_DELLINK:
+                index, why = wire.link_index(piece.body(data)), "it was deleted or moved to another namespace"
                 self._tell((origin, index), why)
                 if origin is None and (number := self._own_number()) is not None:
                     self._tell((number, index), why)
-            elif kind == RTM_DELNSID and origin is None:
+            elif piece.kind == RTM_DELNSID and origin is None:
+                (message,) = self._marshal.parse(bytes(data[piece.offset : piece.offset + piece.length]))
                 number = nsid.number(message)
                 for place in [each for each in self._listeners if each[0] == number]:
                     self._tell(place, "its network namespace has gone")

@@ -1,17 +1,20 @@
 """Requests are values: what they say is told in words, and encoding one changes nothing about it."""
 
+import dataclasses
 import ipaddress
 
 import pytest
-from pyroute2.netlink import NLM_F_ACK, NLM_F_DUMP
+from pyroute2.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST
+from pyroute2.netlink.rtnl import RTM_DELLINK, RTM_NEWLINK, RTM_NEWTFILTER
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
-from forwarder.netlink import address, link, neighbour, route, rule
+from forwarder.netlink import address, link, neighbour, route, rule, wire
 from forwarder.netlink.link import VethEnd
 from forwarder.netlink.neighbour import Neighbour
-from forwarder.netlink.request import Request
+from forwarder.netlink.request import Attributes, Request
 from forwarder.netlink.route import Route
 from forwarder.netlink.rule import Rule
+from forwarder.netlink.wire import pieces
 
 MAC = bytes.fromhex("020000000001")
 IP = ipaddress.ip_address("10.0.0.2")
@@ -24,6 +27,12 @@ REQUESTS = [
     route.add(3, Route(destination=ipaddress.ip_network("10.0.0.0/8"), gateway=IP, table=300)),
     rule.add(Rule(version=4, table=300, source_ports=(1, 2), destination_ports=(80, 80))),
 ]
+FILTER = Request(
+    type=RTM_NEWTFILTER,
+    fields={"index": 3, "parent": 0xFFFFFFF2},
+    attributes=(("TCA_KIND", "bpf"), ("TCA_OPTIONS", (("TCA_BPF_FD", 9), ("TCA_BPF_NAME", "drop")))),
+    what="set a filter",
+)
 
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: request.what)
@@ -38,6 +47,40 @@ def test_an_order_is_acknowledged_and_numbered(request_: Request) -> None:
     assert message["header"]["flags"] & NLM_F_ACK
     (message,) = MarshalRtnl().parse(request_.encode(7, ack=False))
     assert not message["header"]["flags"] & NLM_F_ACK
+
+
+@pytest.mark.parametrize(
+    "request_", [*REQUESTS, link.get("a", nsid=4), *rule.list_all(), FILTER], ids=lambda request: request.what
+)
+def test_a_request_goes_to_the_kernel_as_pyroute2_encodes_the_whole_message(request_: Request) -> None:
+    message = MarshalRtnl.msg_map[request_.type]()
+    message.update(request_.fields)
+    message["attrs"] = _lists(request_.attributes)
+    message["header"] = {"type": request_.type, "flags": request_.flags | NLM_F_REQUEST, "sequence_number": 7}
+    message.encode()
+    assert request_.encode(7, ack=False) == bytes(message.data)
+
+
+def _lists(attributes: Attributes) -> list[tuple[str, object]]:
+    return [(name, {"attrs": _lists(value)} if isinstance(value, tuple) else value) for name, value in attributes]
+
+
+@pytest.mark.parametrize("kind", [RTM_NEWLINK, RTM_DELLINK])
+def test_of_a_message_about_a_link_one_attribute_is_read_and_of_broken_ones_none(kind: int) -> None:
+    request_ = dataclasses.replace(link.set_alias("nsm-1", "server-abc"), type=kind, fields={"index": 5})
+    data = request_.encode(7) + request_.encode(8)
+    first, second = pieces(data)
+    assert (first.kind, first.sequence, second.sequence) == (kind, 7, 8)
+    body = second.body(data)
+    assert wire.link_index(body) == 5
+    assert bytes(wire.link_attribute(body, 20) or b"") == b"server-abc\0"
+    assert wire.link_attribute(body, 21) is None
+    for length in range(len(data)):
+        for piece in pieces(data[:length]):
+            assert piece.sequence == 7
+    for length in range(16, len(body)):
+        wire.link_attribute(body[:length], 20)
+    assert list(pieces(bytes(64))) == []
 
 
 def test_a_list_ends_by_itself() -> None:
