@@ -17,7 +17,6 @@ from typing import Any, Final
 from pyroute2.netlink.rtnl import RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK
 
 from forwarder.errors import NetlinkError
-from forwarder.netlink import wire
 from forwarder.netlink.request import DUMP, EXCLUSIVE, Attributes, Message, Request
 
 IFF_UP: Final = 0x1
@@ -30,9 +29,6 @@ ALIAS_BYTES: Final = 254
 
 _IN6_ADDR_GEN_MODE_NONE: Final = 1
 _RTEXT_FILTER_SKIP_STATS: Final = 8
-_IFLA_STATS64: Final = 23
-_STATS64: Final = struct.Struct("=8Q")
-"""The first of `struct rtnl_link_stats64`: packets, bytes, errors and drops, each received and sent."""
 _IFLA_GROUP: Final = 27
 _IFLA_GROUP_BYTES: Final = 8
 
@@ -266,22 +262,6 @@ def parse(message: Message) -> Link:
 def parse_all(messages: Iterable[Message]) -> list[Link]:
     """Reads the answer of `get` or `list_all`."""
     return [parse(message) for message in messages]
-
-
-def statistics_of(body: memoryview) -> Statistics | None:
-    """Reads the counters, and nothing else, of an answer to `get` that is not decoded."""
-    told = wire.link_attribute(body, _IFLA_STATS64)
-    if told is None or len(told) < _STATS64.size:
-        return None
-    received, sent, received_bytes, sent_bytes, _, _, receive_drops, send_drops = _STATS64.unpack_from(told)
-    return Statistics(
-        received_frames=received,
-        received_bytes=received_bytes,
-        sent_frames=sent,
-        sent_bytes=sent_bytes,
-        receive_drops=receive_drops,
-        send_drops=send_drops,
-    )
 
 
 def random_mac() -> bytes:

@@ -57,11 +57,11 @@ class RemoteLinks:
             self._channel = Channel()
         requests = [link.get(index, nsid=number, may_be_absent=True) for number, index in places]
         try:
-            answers = self._channel.peek(requests)
+            answers = self._channel.execute(requests)
         except NetlinkError as error:
             log.debug("%s", error)  # a whole namespace has gone, and with one end of a pair the other
             return [None] * len(places)
-        return [link.statistics_of(answer[0]) if answer else None for answer in answers]
+        return [link.parse(answer[0]).statistics if answer else None for answer in answers]
 
     def present(self, place: Place) -> bool:
         """Says whether a link is there."""

@@ -5,7 +5,6 @@ Source: proc_sys_net(5), Documentation/networking/ip-sysctl.rst.
 
 import errno
 import os
-from pathlib import Path
 
 from forwarder.errors import NetlinkError
 from forwarder.netlink import private_proc
@@ -14,7 +13,8 @@ from forwarder.netlink import private_proc
 def read(name: str) -> str:
     """Returns a setting, by its path below net: "ipv4/ping_group_range"."""
     try:
-        return Path("/proc/sys/net", name).read_text().strip()
+        with open(f"/proc/sys/net/{name}") as file:
+            return file.read().strip()
     except OSError as error:
         raise NetlinkError(f"cannot read setting net/{name}", errno=error.errno or 0) from error
 

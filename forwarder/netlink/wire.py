@@ -1,22 +1,23 @@
-"""Reads of a netlink message no more than is asked for.
+"""Reads netlink messages as far as they are looked at.
 
-pyroute2 decodes a whole message, and a link has sixty attributes: 0.1 ms, as much as the kernel takes
-for the question. What is looked at with every vWire and heard from every namespace is read here.
+pyroute2 decodes a whole message, and a link has sixty attributes: 0.25 ms, five times what the kernel
+takes for the question. Links are looked at with every vWire, and heard of from every namespace.
 
-Source: netlink(7), linux/netlink.h, linux/rtnetlink.h, linux/if_link.h (`struct rtnl_link_stats64`).
+Source: netlink(7), linux/netlink.h, linux/rtnetlink.h, linux/if_link.h.
 """
 
 import struct
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
 
 HEADER_BYTES: Final = 16
 _HEADER: Final = struct.Struct("=IHHI4x")
 _ATTRIBUTE: Final = struct.Struct("=HH")
 _TYPE_MASK: Final = 0x3FFF
 """Above are NLA_F_NESTED and NLA_F_NET_BYTEORDER."""
-_LINK: Final = struct.Struct("=BxHiII")
-"""`struct ifinfomsg`: family, type, index, flags, change."""
+_LINK: Final = struct.Struct("=4xiI4x")
+"""`struct ifinfomsg`: index and flags, between family and type, and what of the flags changed."""
 
 
 class Piece(NamedTuple):
@@ -46,17 +47,95 @@ def pieces(data: bytes) -> Iterator[Piece]:
 
 def link_index(body: memoryview) -> int:
     """Returns the index of the link that RTM_NEWLINK or RTM_DELLINK is about."""
-    return int(_LINK.unpack_from(body)[2])
+    return int(_LINK.unpack_from(body)[0])
 
 
-def link_attribute(body: memoryview, number: int) -> memoryview | None:
-    """Returns an IFLA_ attribute of RTM_NEWLINK or RTM_DELLINK; None when it has none of this number."""
-    at = _LINK.size
-    while at + _ATTRIBUTE.size <= len(body):
-        length, kind = _ATTRIBUTE.unpack_from(body, at)
-        if not _ATTRIBUTE.size <= length <= len(body) - at:
-            return None
-        if kind & _TYPE_MASK == number:
-            return body[at + _ATTRIBUTE.size : at + length]
+def attributes(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Yields number and value of each attribute; one that is cut short ends it."""
+    at = 0
+    while at + _ATTRIBUTE.size <= len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, at)
+        if not _ATTRIBUTE.size <= length <= len(data) - at:
+            return
+        yield kind & _TYPE_MASK, data[at + _ATTRIBUTE.size : at + length]
         at += (length + 3) & ~3
-    return None
+
+
+class LinkMessage:
+    """RTM_NEWLINK as far as `link.parse` looks at it, in a tenth of the time: a `request.Message`."""
+
+    __slots__ = ("_attributes", "_index_and_flags")
+
+    def __init__(self, body: memoryview) -> None:
+        """Reads what stands behind the header."""
+        index, flags = _LINK.unpack_from(body)
+        self._index_and_flags = {"index": index, "flags": flags}
+        self._attributes = dict(attributes(body[_LINK.size :]))
+
+    def __getitem__(self, name: str) -> int:
+        """Returns the index or the flags."""
+        return int(self._index_and_flags[name])
+
+    def get_attr(self, name: str, default: object = None) -> Any:
+        """Returns an attribute as pyroute2 would; of IFLA_LINKINFO only its kind, of IFLA_STATS64 what is counted."""
+        number, read = _LINK_ATTRIBUTES[name]
+        found = self._attributes.get(number)
+        return default if found is None else read(found)
+
+
+class _LinkInfo:
+    """IFLA_LINKINFO, of which only the kind is looked at."""
+
+    __slots__ = ("_kind",)
+
+    def __init__(self, nest: memoryview) -> None:
+        self._kind = next((_text(value) for number, value in attributes(nest) if number == _IFLA_INFO_KIND), "")
+
+    def get_attr(self, name: str) -> str:
+        assert name == "IFLA_INFO_KIND", name
+        return self._kind
+
+
+def _text(value: memoryview) -> str:
+    """Makes bytes that are not UTF-8 visible escapes."""
+    return bytes(value).split(b"\0", 1)[0].decode(errors="backslashreplace")
+
+
+def _mac(value: memoryview) -> str:
+    return value.hex(":")
+
+
+def _unsigned(value: memoryview) -> int:
+    return int.from_bytes(value, sys.byteorder)
+
+
+def _signed(value: memoryview) -> int:
+    return int.from_bytes(value, sys.byteorder, signed=True)
+
+
+def _counters(value: memoryview) -> dict[str, int]:
+    return dict(zip(_COUNTERS, struct.unpack_from(f"={len(_COUNTERS)}Q", value), strict=True))
+
+
+_IFLA_INFO_KIND: Final = 1
+_COUNTERS: Final = (
+    "rx_packets",
+    "tx_packets",
+    "rx_bytes",
+    "tx_bytes",
+    "rx_errors",
+    "tx_errors",
+    "rx_dropped",
+    "tx_dropped",
+)
+_LINK_ATTRIBUTES: Final[Mapping[str, tuple[int, Callable[[memoryview], Any]]]] = {
+    "IFLA_ADDRESS": (1, _mac),
+    "IFLA_IFNAME": (3, _text),
+    "IFLA_MTU": (4, _unsigned),
+    "IFLA_LINK": (5, _unsigned),
+    "IFLA_LINKINFO": (18, _LinkInfo),
+    "IFLA_IFALIAS": (20, _text),
+    "IFLA_STATS64": (23, _counters),
+    "IFLA_GROUP": (27, _unsigned),
+    "IFLA_LINK_NETNSID": (37, _signed),
+}

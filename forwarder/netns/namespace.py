@@ -8,6 +8,7 @@ import errno
 import fcntl
 import os
 import warnings
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -255,7 +256,9 @@ def _check_name(name: str) -> None:
         )
 
 
+@cache
 def _nsfs_device() -> int:
+    """Returns the device of all namespace files: the kernel has one such file system."""
     return os.stat("/proc/thread-self/ns/net").st_dev
 
 

@@ -66,21 +66,47 @@ def _lists(attributes: Attributes) -> list[tuple[str, object]]:
 
 
 @pytest.mark.parametrize("kind", [RTM_NEWLINK, RTM_DELLINK])
-def test_of_a_message_about_a_link_one_attribute_is_read_and_of_broken_ones_none(kind: int) -> None:
+def test_of_broken_messages_about_a_link_only_what_is_whole_is_read(kind: int) -> None:
     request_ = dataclasses.replace(link.set_alias("nsm-1", "server-abc"), type=kind, fields={"index": 5})
     data = request_.encode(7) + request_.encode(8)
     first, second = pieces(data)
     assert (first.kind, first.sequence, second.sequence) == (kind, 7, 8)
     body = second.body(data)
-    assert wire.link_index(body) == 5
-    assert bytes(wire.link_attribute(body, 20) or b"") == b"server-abc\0"
-    assert wire.link_attribute(body, 21) is None
+    assert wire.link_index(body) == wire.LinkMessage(body)["index"] == 5
+    assert wire.LinkMessage(body).get_attr("IFLA_IFALIAS") == "server-abc"
+    assert wire.LinkMessage(body).get_attr("IFLA_MTU", 1) == 1
     for length in range(len(data)):
-        for piece in pieces(data[:length]):
-            assert piece.sequence == 7
+        assert all(piece.sequence == 7 for piece in pieces(data[:length]))
     for length in range(16, len(body)):
-        wire.link_attribute(body[:length], 20)
+        assert wire.LinkMessage(body[:length]).get_attr("IFLA_IFALIAS") in (None, "server-abc")
     assert list(pieces(bytes(64))) == []
+
+
+def test_a_link_is_read_as_pyroute2_reads_it() -> None:
+    message = MarshalRtnl.msg_map[RTM_NEWLINK]()
+    message.update({"index": 5, "flags": link.IFF_UP})
+    counters = {"rx_packets": 1, "tx_packets": 2, "rx_bytes": 3, "tx_bytes": 4, "rx_dropped": 7, "tx_dropped": 8}
+    message["attrs"] = [
+        ("IFLA_IFNAME", "nsm-1"),
+        ("IFLA_ADDRESS", MAC.hex(":")),
+        ("IFLA_MTU", 9000),
+        ("IFLA_LINK", 77),
+        ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "veth")]}),
+        ("IFLA_IFALIAS", "server-abc"),
+        ("IFLA_STATS64", counters),
+        ("IFLA_GROUP", 0x80000001),
+        ("IFLA_LINK_NETNSID", 3),
+    ]
+    message["header"] = {"type": RTM_NEWLINK}
+    message.encode()
+    data = bytes(message.data)
+    (theirs,) = MarshalRtnl().parse(data)
+    (piece,) = pieces(data)
+    read = link.parse(wire.LinkMessage(piece.body(data)))
+    assert read == link.parse(theirs)
+    assert (read.index, read.kind, read.peer_nsid, read.mac, read.up) == (5, "veth", 3, MAC, True)
+    assert read.statistics is not None
+    assert read.statistics.send_drops == 8
 
 
 def test_a_list_ends_by_itself() -> None:
