@@ -97,7 +97,7 @@ def way(pod: Netns, *words: str) -> tuple[str, str, object]:
 def everything(pod: Netns) -> str:
     """All that a pod's namespace has, but for what counts up or comes late."""
     return "".join(
-        re.sub(r"<[^>]*>|state \S+|local fe80:.*\n", "", pod.run("ip", *words).stdout)
+        re.sub(r"<[^>]*>|state \S+|(local fe80:|fe80::/64|multicast ff00::).*\n", "", pod.run("ip", *words).stdout)
         for words in (
             ("-o", "link"),
             ("route", "show", "table", "all"),
