@@ -30,7 +30,7 @@ from forwarder.errors import ForwarderError, InvalidRequest, NextHopError
 from forwarder.mesh.endpoint import interface_name, unsigned_tokens, vouch
 from forwarder.netns import Netns
 from forwarder.rpc import Channel, NextHop, dial
-from forwarder.security import TokenMetadata, TokenSource
+from forwarder.security import NetworkServiceInput, Policies, TokenMetadata, TokenSource
 
 MECHANISMS = (constants.KERNEL, constants.MEMIF)
 MONITOR_RETRY_S = 1.0
@@ -102,12 +102,13 @@ class Client:
         dial_timeout_s: float = 5.0,
         request_timeout_s: float = 15.0,
         tokens: TokenSource | None = None,
+        policies: Policies | None = None,
         clock: Clock | None = None,
     ) -> None:
         """Borrows `netns`. `labels` are added to those of each URL, which win.
 
         Without `tokens` the client vouches for itself by unsigned ones, which only an insecure
-        mesh takes.
+        mesh takes; without `policies` every answer is taken.
         """
         self.name = name
         self._connect_to = connect_to
@@ -117,6 +118,7 @@ class Client:
         self._request_timeout_s = request_timeout_s
         self._clock = clock or SystemClock()
         self._tokens = tokens or unsigned_tokens(name, self._clock)
+        self._policies = policies
 
     @asynccontextmanager
     async def vwire(self, url: NetworkServiceURL, number: int) -> AsyncIterator[ClientVwire]:
@@ -124,14 +126,15 @@ class Client:
 
         The connection id is `<name>-<number>`, the same after a restart, so that a vWire that
         an earlier run left is taken over. Raises InvalidRequest for a mechanism we cannot offer,
-        and NextHopError when the first hop cannot be reached or refuses.
+        NextHopError when the first hop cannot be reached or refuses, and NotAuthorized or PolicyError
+        if policies do not allow its answer; the connection is closed again then.
         """
         request = self._first_request(url, number)
         token = current.connection_id.set(request.connection.id)
         try:
             vwire = ClientVwire(url, await self._request(request))
         except BaseException as error:
-            # The first hop may have made it and only the answer was lost.
+            # The first hop may have made it, and the answer was lost or is not allowed.
             if not isinstance(error, NextHopError) or error.status in ("DEADLINE_EXCEEDED", "CANCELLED"):
                 await self._close(request.connection)
             raise
@@ -182,10 +185,13 @@ class Client:
         return f"file:///proc/self/fd/{self._netns.fileno()}"
 
     async def _request(self, request: NetworkServiceRequest) -> Connection:
-        """Sends a Request after vouching for our own segment anew."""
-        vouch(request.connection.path.path_segments[0], self._tokens.token(None))
+        """Sends a Request after vouching for our own segment anew, and asks the policies about the answer."""
         async with self._dial() as channel:
-            return await NextHop(channel).request(request, timeout_s=self._request_timeout_s)
+            vouch(request.connection.path.path_segments[0], self._tokens.token(channel.tls_peer))
+            answer = await NextHop(channel).request(request, timeout_s=self._request_timeout_s)
+            if self._policies:
+                await self._policies.check(NetworkServiceInput.of_answer(answer.path, 0, channel.tls_peer))
+            return answer
 
     async def _keep_fresh(self, vwire: ClientVwire) -> None:
         current.connection_id.set(vwire.name)

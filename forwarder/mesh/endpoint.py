@@ -47,7 +47,7 @@ from forwarder.errors import InvalidRequest, MechanismUnsupported
 from forwarder.mesh.ipam import PointToPointIpam
 from forwarder.netns import Netns
 from forwarder.rpc import Call
-from forwarder.security import Token, TokenSource, UnsignedTokens, received
+from forwarder.security import NetworkServiceInput, Policies, Token, TokenSource, UnsignedTokens, received
 
 Refresh = Callable[[Connection], Awaitable[None] | None]
 """Called with each repeated Request's connection, to fill it in again."""
@@ -81,12 +81,13 @@ class Endpoint:
         extensions: Sequence[Extension] = (),
         payload: str = constants.ETHERNET,
         tokens: TokenSource | None = None,
+        policies: Policies | None = None,
         clock: Clock | None = None,
     ) -> None:
         """Takes the extension of each mechanism type that is served, called after all others.
 
         Without `tokens` the endpoint vouches for itself by unsigned ones, which only an insecure
-        mesh takes.
+        mesh takes; without `policies` everybody may call.
         """
         self.name = name
         self._services = frozenset(services)
@@ -95,6 +96,7 @@ class Endpoint:
         self._payload = payload
         self._clock = clock or SystemClock()
         self._tokens = tokens or unsigned_tokens(name, self._clock)
+        self._policies = policies
         self._table: ConnectionTable[_Held] = ConnectionTable()
         self._monitor = Monitor()
         self._background = Background()
@@ -115,13 +117,11 @@ class Endpoint:
     async def request(self, request: NetworkServiceRequest, call: Call) -> Connection:
         """Makes or refreshes a connection and returns it as the caller sees it.
 
-        Raises InvalidRequest or MechanismUnsupported, and what extensions raise; a connection
-        that is new then leaves nothing behind.
+        Raises InvalidRequest or MechanismUnsupported, NotAuthorized or PolicyError if policies do not
+        allow it, and what extensions raise; a connection that is new then leaves nothing behind.
         """
         connection = copy(request.connection)
-        position = paths.advance(connection, self.name, self._table.id_for)
-        if (theirs := received(call.metadata)) is not None and position.caller_index != position.own_index:
-            vouch(connection.path.path_segments[position.caller_index], theirs)
+        position = await self._admit(connection, call)
         seconds = call.remaining_s()
 
         async def work(entry: Entry[_Held]) -> Connection:
@@ -134,10 +134,12 @@ class Endpoint:
         return answer
 
     async def close(self, connection: Connection, call: Call) -> None:
-        """Ends a connection; an unknown one is fine."""
-        del call
+        """Ends a connection; an unknown one is fine.
+
+        Raises NotAuthorized or PolicyError if policies do not allow it.
+        """
         theirs = copy(connection)
-        paths.advance(theirs, self.name, self._table.id_for)
+        await self._admit(theirs, call)
         await self._table.close(theirs.id, self._closed)
 
     async def monitor(self, selector: MonitorScopeSelector, call: Call) -> AsyncGenerator[ConnectionEvent, None]:
@@ -146,6 +148,17 @@ class Endpoint:
         async with aclosing(self._monitor.watch(selector)) as events:
             async for event in events:
                 yield event
+
+    async def _admit(self, connection: Connection, call: Call) -> paths.Position:
+        """Finds our place in the path, writes the caller's token and ours into it, and asks the policies."""
+        position = paths.advance(connection, self.name, self._table.id_for)
+        segments = connection.path.path_segments
+        if (theirs := received(call.metadata)) is not None and position.caller_index != position.own_index:
+            vouch(segments[position.caller_index], theirs)
+        vouch(segments[position.own_index], self._tokens.token(call.tls_peer))
+        if self._policies and (call.peer or call.tls_peer is not None):
+            await self._policies.check(NetworkServiceInput.of_call(connection.path, position.own_index, call.tls_peer))
+        return position
 
     async def _establish(
         self,
@@ -177,7 +190,6 @@ class Endpoint:
                     await waiting
         assert entry.held is not None
         paths.trim(connection)
-        vouch(connection.path.path_segments[position.own_index], self._tokens.token(None))
         entry.held.timer.arm(expires)
         return connection
 
