@@ -7,6 +7,7 @@ leads to it: /proc/<pid>/ns/net, /proc/<pid>/fd/<n>, or a name under /run/netns.
 import errno
 import os
 import re
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -22,6 +23,7 @@ Identity = tuple[int, int]
 """(st_dev, st_ino)."""
 
 
+@lru_cache(maxsize=4096)
 def parse(inode_url: str) -> Identity | str:
     """Decodes the URL to an identity or a path, without looking at either.
 

@@ -1,8 +1,8 @@
 """Looks at links in other namespaces, and in ours, from ours: their counters, and when they go away.
 
 It enters none and holds none open, so a pod can go while its links are watched. One socket hears
-of all of them. Everything here is done at once, on the event loop's thread; a look waits for
-nothing but the kernel's link lock.
+of all of them, and only that they go: whatever else changes in any pod wakes nobody. Everything here
+is done at once, on the event loop's thread; a look waits for nothing but the kernel's link lock.
 
 Source: netlink(7), NETLINK_LISTEN_ALL_NSID; rtnetlink(7), IFLA_TARGET_NETNSID, which pyroute2 has by its
 older name, IFLA_IF_NETNSID.
@@ -98,6 +98,7 @@ class RemoteLinks:
         try:
             sock.setsockopt(SOL_NETLINK, NETLINK_LISTEN_ALL_NSID, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _QUEUE_BYTES)
+            wire.hear_only(sock, (RTM_DELLINK, RTM_DELNSID))
             sock.bind((0, 0))  # a socket without a port of its own hears nothing of the kernel
             for group in (_RTNLGRP_LINK, _RTNLGRP_NSID):
                 sock.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
@@ -129,7 +130,6 @@ class RemoteLinks:
             self._take(data, _origin(ancillary))
 
     def _take(self, data: bytes, origin: int | None) -> None:
-        """Hears of links and namespaces that have gone; all else that changes anywhere passes by."""
         for piece in wire.pieces(data):
             if piece.kind == RTM_DELLINK:
                 index, why = wire.link_index(piece.body(data)), "it was deleted or moved to another namespace"

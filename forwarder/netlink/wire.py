@@ -6,13 +6,16 @@ takes for the question. Links are looked at with every vWire, and heard of from 
 Source: netlink(7), linux/netlink.h, linux/rtnetlink.h, linux/if_link.h.
 """
 
+import ctypes
+import socket
 import struct
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 HEADER_BYTES: Final = 16
 _HEADER: Final = struct.Struct("=IHHI4x")
+_TYPE_OFFSET: Final = 4
 _ATTRIBUTE: Final = struct.Struct("=HH")
 _TYPE_MASK: Final = 0x3FFF
 """Above are NLA_F_NESTED and NLA_F_NET_BYTEORDER."""
@@ -59,6 +62,21 @@ def attributes(data: memoryview) -> Iterator[tuple[int, memoryview]]:
             return
         yield kind & _TYPE_MASK, data[at + _ATTRIBUTE.size : at + length]
         at += (length + 3) & ~3
+
+
+def hear_only(sock: socket.socket, kinds: Sequence[int]) -> None:
+    """Has the kernel leave everything out that is multicast to a netlink socket but messages of these types.
+
+    The kernel runs a classic BPF program over each message; it loads what is in the machine's byte order as
+    if it were in the network's. Raises OSError.
+    """
+    accept_or_go_on = [
+        _FILTER_STEP.pack(_BPF_JUMP_IF_EQUAL, len(kinds) - i, 0, socket.htons(kind)) for i, kind in enumerate(kinds)
+    ]
+    drop, accept = (_FILTER_STEP.pack(_BPF_RETURN, 0, 0, length) for length in (0, 0xFFFFFFFF))
+    program = [_FILTER_STEP.pack(_BPF_LOAD_HALF, 0, 0, _TYPE_OFFSET), *accept_or_go_on, drop, accept]
+    steps = ctypes.create_string_buffer(b"".join(program))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program), ctypes.addressof(steps)))
 
 
 class LinkMessage:
@@ -116,6 +134,14 @@ def _signed(value: memoryview) -> int:
 def _counters(value: memoryview) -> dict[str, int]:
     return dict(zip(_COUNTERS, struct.unpack_from(f"={len(_COUNTERS)}Q", value), strict=True))
 
+
+# asm-generic/socket.h, linux/filter.h, linux/bpf_common.h
+_SO_ATTACH_FILTER: Final = 26
+_FILTER_STEP: Final = struct.Struct("=HBBI")
+"""`struct sock_filter`: operation, steps to leave out if true and if not, operand."""
+_BPF_LOAD_HALF: Final = 0x28
+_BPF_JUMP_IF_EQUAL: Final = 0x15
+_BPF_RETURN: Final = 0x06
 
 _IFLA_INFO_KIND: Final = 1
 _COUNTERS: Final = (

@@ -6,8 +6,9 @@ import subprocess
 
 import pytest
 import pytest_asyncio
+from pyroute2.netlink import rtnl
 
-from forwarder.netlink import Channel, nsid
+from forwarder.netlink import Channel, nsid, wire
 from forwarder.netlink.remote_links import RemoteLinks
 from forwarder.netns import Netns
 from tests.support.netns import network_namespace, veth_pair
@@ -96,3 +97,22 @@ async def test_links_of_our_own_namespace_are_watched_too(links):
     links.watch((number, socket.if_nametoindex("own0")), told.append)
     _own("delete", "own0")
     await heard(told, 1)
+
+
+def test_of_all_that_is_multicast_only_what_is_asked_for_is_heard():
+    group, end = 1, "own2"
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
+        wire.hear_only(sock, (rtnl.RTM_DELNSID, rtnl.RTM_DELLINK))
+        sock.bind((0, 1 << (group - 1)))
+        _own("add", end, "type", "veth", "peer", "name", "own3")
+        _own("set", end, "up")
+        index = socket.if_nametoindex(end)
+        _own("delete", end)
+        sock.settimeout(10)
+        heard, gone = [], []
+        while index not in gone:
+            data = sock.recv(1 << 16)
+            for piece in wire.pieces(data):
+                heard.append(piece.kind)
+                gone.append(wire.link_index(piece.body(data)))
+    assert set(heard) == {rtnl.RTM_DELLINK}
