@@ -49,21 +49,29 @@ func runEndpoint(ctx context.Context, p *peer) error {
 			groupipam.NewServer(prefixes),
 			mechanisms.NewServer(map[string]networkservice.NetworkServiceServer{
 				kernelmech.MECHANISM: kernel.NewServer(),
-				memifmech.MECHANISM:  memifServer{},
+				memifmech.MECHANISM:  memifServer{settings.MemifSocket},
 			}),
 			sendfd.NewServer(),
 		),
 	).Register(server)
 
+	// What is served and registered outlives the signal: it has to be taken back first.
+	serveCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
 	served := make(chan error, 1)
-	go func() { served <- serve(ctx, server, []url.URL{settings.ListenOn}) }()
+	go func() { served <- serve(serveCtx, server, []url.URL{settings.ListenOn}) }()
 
-	unregister, err := register(ctx, p, &settings)
+	unregister, err := register(serveCtx, p, &settings)
 	if err != nil {
 		return err
 	}
-	err = <-served
-	unregister()
+	select {
+	case err = <-served:
+	case <-ctx.Done():
+		unregister()
+		stop()
+		err = <-served
+	}
 	return err
 }
 

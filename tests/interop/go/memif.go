@@ -32,13 +32,13 @@ func (memifClient) Close(ctx context.Context, conn *networkservice.Connection, o
 
 // memifServer answers with an abstract socket in its own network namespace. Its application,
 // outside of this program, listens there.
-type memifServer struct{}
+type memifServer struct{ socket string }
 
-func (memifServer) Request(ctx context.Context, request *networkservice.NetworkServiceRequest) (*networkservice.Connection, error) {
+func (s memifServer) Request(ctx context.Context, request *networkservice.NetworkServiceRequest) (*networkservice.Connection, error) {
 	if mechanism := memif.ToMechanism(request.GetConnection().GetMechanism()); mechanism != nil {
 		mechanism.GetParameters()
 		mechanism.SetNetNSURL(ownNetNS)
-		mechanism.SetSocketFilename("@/memif/" + request.GetConnection().GetId())
+		mechanism.SetSocketFilename(s.socket)
 	}
 	return next.Server(ctx).Request(ctx, request)
 }

@@ -41,6 +41,7 @@ type endpointSettings struct {
 	Labels          map[string]string `default:""`
 	CIDRPrefix      string            `default:"169.254.0.0/16" envconfig:"CIDR_PREFIX"`
 	RegisterService bool              `default:"true" split_words:"true"`
+	MemifSocket     string            `default:"@/memif/endpoint.sock" split_words:"true" desc:"where its application listens"`
 }
 
 type clientSettings struct {
