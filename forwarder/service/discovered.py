@@ -29,9 +29,9 @@ class DiscoveredNextHops:
     async def find(self, connection: Connection) -> AsyncIterator[Iterable[Target]]:
         """Gives the endpoints that may serve `connection`, one step of round robin for each that is taken."""
         async with self._channels.lend(self._manager) as channel:
-            found = await discover(channel, connection, self._clock.now())
             with ExitStack() as stack:
-                targets = self._targets(found, stack)
+                async with discover(channel, connection, self._clock.now()) as found:
+                    targets = self._targets(found, stack)
                 yield self._turns.in_turn(connection.network_service, targets)
 
     def _targets(self, found: Candidates, stack: ExitStack) -> list[Target]:

@@ -23,26 +23,20 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.support.netns import Netns
+from tests.support.peers import missing
 from tests.support.programs import PATIENCE_S, ROOT, Program, command, environment
 
 BINARY = ROOT / "build" / "nsm-peer"
-REQUIRED = os.environ.get("VWIRE_REQUIRE_NSM") == "1"
 TRUST_DOMAIN = "vwire.test"
 
 
 def require_nsm() -> None:
-    """Skips the test where NSM's modules could not be built; fails it if VWIRE_REQUIRE_NSM=1."""
-    if BINARY.exists():
-        return
-    log = BINARY.with_suffix(".log")
-    why = log.read_text().strip().splitlines()[-1:] if log.exists() else ["`make build/nsm-peer` has not run"]
-    what = f"missing: build/nsm-peer, from NSM's Go modules: {''.join(why)}"
-    if REQUIRED:
-        pytest.fail(what, pytrace=False)
-    pytest.skip(what)
+    """Skips the test where NSM's modules could not be built; fails it where peers are required."""
+    if not BINARY.exists():
+        log = BINARY.with_suffix(".log")
+        why = log.read_text().strip().splitlines()[-1:] if log.exists() else ["`make build/nsm-peer` has not run"]
+        missing(f"build/nsm-peer, from NSM's Go modules: {''.join(why)}")
 
 
 class Peer(Program):
@@ -62,7 +56,7 @@ class Peer(Program):
         return [line for line in lines if event in ("", line["event"])]
 
     def wait_event(
-        self, event: str, match: Callable[[dict[str, Any]], bool] = lambda _told: True, *, patience_s: float = PATIENCE_S
+        self, event: str, match: Callable[[dict[str, Any]], bool] = bool, *, patience_s: float = PATIENCE_S
     ) -> dict[str, Any]:
         """Waits until it has told of an event that `match` likes, and returns the first."""
         deadline = time.monotonic() + patience_s
@@ -71,8 +65,8 @@ class Peer(Program):
                 if match(told):
                     return told
             if self.process.poll() is not None or time.monotonic() > deadline:
-                logged = self.errors.read_text()[-4000:]
-                raise AssertionError(f"{self.name} did not tell {event!r} but:\n{self.output}\n{logged}")
+                logged, output = self.errors.read_text()[-2000:], self.output[-4000:]
+                raise AssertionError(f"{self.name} did not tell {event!r} but:\n{output}\n{logged}")
             time.sleep(0.02)
 
     def messages(self) -> list[dict[str, Any]]:

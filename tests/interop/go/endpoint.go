@@ -47,10 +47,7 @@ func runEndpoint(ctx context.Context, p *peer) error {
 		endpoint.WithAdditionalFunctionality(
 			tellServer{},
 			groupipam.NewServer(prefixes),
-			mechanisms.NewServer(map[string]networkservice.NetworkServiceServer{
-				kernelmech.MECHANISM: kernel.NewServer(),
-				memifmech.MECHANISM:  memifServer{settings.MemifSocket},
-			}),
+			mechanisms.NewServer(served(&settings)),
 			sendfd.NewServer(),
 		),
 	).Register(server)
@@ -58,21 +55,36 @@ func runEndpoint(ctx context.Context, p *peer) error {
 	// What is served and registered outlives the signal: it has to be taken back first.
 	serveCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	served := make(chan error, 1)
-	go func() { served <- serve(serveCtx, server, []url.URL{settings.ListenOn}) }()
+	done := make(chan error, 1)
+	go func() { done <- serve(serveCtx, server, []url.URL{settings.ListenOn}) }()
 
 	unregister, err := register(serveCtx, p, &settings)
 	if err != nil {
 		return err
 	}
 	select {
-	case err = <-served:
+	case err = <-done:
 	case <-ctx.Done():
 		unregister()
 		stop()
-		err = <-served
+		err = <-done
 	}
 	return err
+}
+
+// served are the mechanisms that the endpoint agrees to.
+func served(settings *endpointSettings) map[string]networkservice.NetworkServiceServer {
+	all := map[string]networkservice.NetworkServiceServer{
+		kernelmech.MECHANISM: kernel.NewServer(),
+		memifmech.MECHANISM:  memifServer{settings.MemifSocket},
+	}
+	wanted := map[string]networkservice.NetworkServiceServer{}
+	for _, name := range settings.Mechanisms {
+		if server := all[name]; server != nil {
+			wanted[name] = server
+		}
+	}
+	return wanted
 }
 
 // register registers the services and the endpoint with the manager; what it returns takes the

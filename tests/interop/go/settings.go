@@ -41,6 +41,7 @@ type endpointSettings struct {
 	Labels          map[string]string `default:""`
 	CIDRPrefix      string            `default:"169.254.0.0/16" envconfig:"CIDR_PREFIX"`
 	RegisterService bool              `default:"true" split_words:"true"`
+	Mechanisms      []string          `default:"KERNEL,MEMIF" desc:"types that it agrees to"`
 	MemifSocket     string            `default:"@/memif/endpoint.sock" split_words:"true" desc:"where its application listens"`
 }
 
