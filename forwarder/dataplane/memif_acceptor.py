@@ -18,7 +18,6 @@ from forwarder.errors import DataplaneError
 log = logging.getLogger(__name__)
 
 BACKLOG: Final = 128
-_ACCEPTS_PER_WAKE: Final = 32
 _PAUSE_S: Final = 0.1
 """How long accepting rests when the process has no descriptor left."""
 
@@ -47,7 +46,7 @@ class MemifAcceptor:
             if isinstance(error, DataplaneError):
                 raise
             raise cannot_listen(address, error) from error
-        self._loop.add_reader(self._sock.fileno(), self._accept_some)
+        self._loop.add_reader(self._sock.fileno(), self._accept)
 
     def close(self) -> None:
         """Stops listening, and removes the socket file we made."""
@@ -59,23 +58,19 @@ class MemifAcceptor:
             os.unlink(self.address)
         self._remove_directories()
 
-    def _accept_some(self) -> None:
-        for _ in range(_ACCEPTS_PER_WAKE):
-            try:
-                sock, _address = self._sock.accept()
-            except BlockingIOError:
-                return
-            except (ConnectionAbortedError, InterruptedError):
-                continue
-            except OSError as error:
-                log.warning("memif socket %s: cannot accept: %s", self.address, error.strerror)
-                self._loop.remove_reader(self._sock.fileno())
-                self._pause = self._loop.call_later(
-                    _PAUSE_S, self._loop.add_reader, self._sock.fileno(), self._accept_some
-                )
-                return
-            sock.setblocking(False)
-            self._accepted(sock)
+    def _accept(self) -> None:
+        """Takes one connection; others have it called again."""
+        try:
+            sock, _address = self._sock.accept()
+        except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+            return
+        except OSError as error:
+            log.warning("memif socket %s: cannot accept: %s", self.address, error.strerror)
+            self._loop.remove_reader(self._sock.fileno())
+            self._pause = self._loop.call_later(_PAUSE_S, self._loop.add_reader, self._sock.fileno(), self._accept)
+            return
+        sock.setblocking(False)
+        self._accepted(sock)
 
     def _bind(self) -> None:
         """Binds the socket; for a file, readable and writable by owner and group only."""

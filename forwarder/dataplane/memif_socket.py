@@ -46,7 +46,7 @@ _SEND: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 _RIGHTS: Final = (int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS))
 """Plain numbers: enum arithmetic took a twelfth of a connection's time."""
 _MESSAGES_PER_WAKE: Final = 32
-"""A peer that talks without pause gets its next turn after everybody else's."""
+"""The most that is taken in, or thrown away, at once of a peer that talks without pause."""
 
 StepEvent = MemoryOffered | MemoryWanted | Established | Disconnected
 """What a channel's owner awaits."""
@@ -116,7 +116,8 @@ class MemifChannel:
         self._waits_to_send = False
         self._timer: asyncio.TimerHandle | None = None
         # By number: asyncio looks up what it does not know yet with the text of the whole socket.
-        self._loop.add_reader(sock.fileno(), self.poll)
+        # One message a wake-up: a client waits for each answer, and to look for a second costs as much as one.
+        self._loop.add_reader(sock.fileno(), self._receive)
         self._advance()
 
     @property
