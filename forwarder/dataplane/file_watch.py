@@ -1,27 +1,14 @@
 """Says when a file appears: for who waits until somebody listens on a socket file."""
 
-import asyncio
 import logging
 import os
-import struct
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Final
+from contextlib import contextmanager
 
 from forwarder.dataplane.lean_event import LeanEvent
-from forwarder.dataplane.linux import add_inotify_watch, open_inotify, remove_inotify_watch
+from forwarder.inotify import IN_CREATE, IN_DELETE_SELF, IN_MOVE_SELF, IN_MOVED_TO, Inotify
 
 log = logging.getLogger(__name__)
-
-# linux/inotify.h
-IN_MOVED_TO: Final = 0x80
-IN_CREATE: Final = 0x100
-IN_DELETE_SELF: Final = 0x400
-IN_MOVE_SELF: Final = 0x800
-IN_ONLYDIR: Final = 0x01000000
-_EVENT: Final = struct.Struct("=iIII")
-_RECEIVE_BYTES: Final = 64 << 10
 
 
 class FileWatch:
@@ -29,7 +16,7 @@ class FileWatch:
 
     def __init__(self) -> None:
         """Does nothing yet."""
-        self._fd = -1
+        self._inotify = Inotify(self._tell)
         self._waiting: dict[int, dict[LeanEvent, str]] = {}
         """By watched directory: who waits, and for which name in it."""
 
@@ -42,10 +29,7 @@ class FileWatch:
         appeared = LeanEvent()
         directory, name = _nearest(path)
         try:
-            self._open()
-            number = add_inotify_watch(
-                self._fd, directory, IN_CREATE | IN_MOVED_TO | IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR
-            )
+            number = self._inotify.add(directory, IN_CREATE | IN_MOVED_TO | IN_DELETE_SELF | IN_MOVE_SELF)
         except OSError as error:
             log.debug("cannot watch %s: %s", directory, error)
             number = -1
@@ -58,34 +42,13 @@ class FileWatch:
             if not waiting:
                 self._forget(number)
 
-    def _open(self) -> None:
-        if self._fd < 0:
-            self._fd = open_inotify()
-            asyncio.get_running_loop().add_reader(self._fd, self._read)
-
     def _forget(self, number: int) -> None:
         """Ends the watch of a directory; the last one closes the descriptor."""
         del self._waiting[number]
         if number >= 0:
-            with suppress(OSError):  # the kernel has ended it already, if the directory has gone
-                remove_inotify_watch(self._fd, number)
-        if not self._waiting and self._fd >= 0:
-            asyncio.get_running_loop().remove_reader(self._fd)
-            # The kernel lets go of it only after tens of milliseconds: not on our thread.
-            threading.Thread(target=os.close, args=(self._fd,), name="vwire-inotify").start()
-            self._fd = -1
-
-    def _read(self) -> None:
-        try:
-            data = os.read(self._fd, _RECEIVE_BYTES)
-        except BlockingIOError:
-            return
-        at = 0
-        while at < len(data):
-            number, mask, _, length = _EVENT.unpack_from(data, at)
-            at += _EVENT.size
-            self._tell(number, mask, os.fsdecode(data[at : at + length].split(b"\0", 1)[0]))
-            at += length
+            self._inotify.remove(number)
+        if not self._waiting:
+            self._inotify.close()
 
     def _tell(self, number: int, mask: int, name: str) -> None:
         """Wakes who waits for this name; all of them, when the directory is not what it was or events were lost."""

@@ -127,11 +127,3 @@ cdef extern from "<linux/filter.h>" nogil:
 
 cdef extern from "<arpa/inet.h>" nogil:
     uint16_t htons(uint16_t number)
-
-cdef extern from "<sys/inotify.h>":
-    enum:
-        IN_CLOEXEC
-        IN_NONBLOCK
-    int inotify_init1(int flags)
-    int inotify_add_watch(int fd, const char *path, unsigned int mask)
-    int inotify_rm_watch(int fd, int number)

@@ -7,17 +7,12 @@ from forwarder.dataplane.linux cimport (
     AF_PACKET,
     BPF_K,
     BPF_RET,
-    IN_CLOEXEC,
-    IN_NONBLOCK,
     PACKET_FANOUT_DATA,
     SO_ATTACH_FILTER,
     SOL_PACKET,
     SOL_SOCKET,
     bind,
     htons,
-    inotify_add_watch,
-    inotify_init1,
-    inotify_rm_watch,
     setsockopt,
     sock_filter,
     sock_fprog,
@@ -71,27 +66,4 @@ def steer_fanout(int fd, int member):
     with nogil:             # waits for the packets in flight
         status = setsockopt(fd, SOL_PACKET, PACKET_FANOUT_DATA, &program, sizeof(program))
     if status < 0:
-        raise OSError(errno, os.strerror(errno))
-
-
-def open_inotify():
-    """Opens an inotify descriptor that does not block. Raises OSError. See inotify(7)."""
-    cdef int fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC)
-    if fd < 0:
-        raise OSError(errno, os.strerror(errno))
-    return fd
-
-
-def add_inotify_watch(int fd, str path not None, unsigned int mask):
-    """Watches a path, which may be watched already, and returns the watch's number. Raises OSError."""
-    cdef bytes encoded = os.fsencode(path)
-    cdef int number = inotify_add_watch(fd, encoded, mask)
-    if number < 0:
-        raise OSError(errno, os.strerror(errno), path)
-    return number
-
-
-def remove_inotify_watch(int fd, int number):
-    """Ends a watch. Raises OSError."""
-    if inotify_rm_watch(fd, number) < 0:
         raise OSError(errno, os.strerror(errno))
