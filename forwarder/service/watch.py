@@ -133,7 +133,7 @@ class Watches:
                         theirs.state = DOWN
                     self._changed(segment.id, stream, theirs)
                     break
-        for connection_id in asked.keys() - mentioned:
+        for connection_id in asked.keys() & stream.followers.keys() - mentioned:  # some have left meanwhile
             known = self._monitor.get(connection_id)
             if known is not None:
                 lost = copy(known)

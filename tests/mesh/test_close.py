@@ -71,3 +71,18 @@ async def test_a_close_goes_on_when_the_pods_interface_is_gone_already(tmp_path)
                 await hop.close(answer, timeout_s=10)
                 assert len(mesh.endpoint) == 0
                 assert links(mesh.endpoint_netns) == []
+
+
+async def test_the_next_hop_is_still_listened_to_when_connections_close_while_it_answers(tmp_path, caplog):
+    """Its first answer is read when some that it should have mentioned have left already."""
+    async with domain(tmp_path) as mesh, mesh.hop() as hop:
+        with pod() as netns:
+
+            async def come_and_go(number: int) -> None:
+                request = mesh.request(kernel(netns, f"nsm-{number}"), client=f"nsc-{number}")
+                for _ in range(2):
+                    await hop.close(await hop.request(request, timeout_s=30), timeout_s=30)
+
+            await asyncio.gather(*map(come_and_go, range(20)))
+            assert mesh.forwarder.statistics().connections == ()
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
