@@ -262,6 +262,16 @@ class ForwarderSettings(WorkerSettings):
         "ETHERNET", description="payload of connections for which nobody has told one: ETHERNET or IP"
     )
     datapath: Datapath = Field("auto", description=DATAPATH_MEANING)
+    owner: str = Field(
+        "",
+        description="whose the links are that this forwarder makes: the same after a restart or an upgrade, another "
+        "for every forwarder of a node; empty is its name and where it listens",
+    )
+    keep_vwires: Bool = Field(
+        True,
+        description="what is carried in the kernel stays when this forwarder ends, and is taken over by the next "
+        "one; false closes every vWire",
+    )
 
 
 class ClientSettings(Settings):

@@ -12,8 +12,9 @@ CAP_NET_RAW, and the host's process ids to find namespaces by.
 """
 
 import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
 
 import rich_click as click
 
@@ -33,6 +34,8 @@ from forwarder.mechanisms.kernel_redirect import RedirectedVeths
 from forwarder.mechanisms.kernel_veth import DirectVeth
 from forwarder.mechanisms.memif import MemifMechanism
 from forwarder.mechanisms.memif_direct import DirectMemif
+from forwarder.mechanisms.owner import Owner
+from forwarder.mechanisms.reconciler import Reconciler
 from forwarder.mesh.endpoint import forever, unsigned_tokens
 from forwarder.mesh.registration import Registration
 from forwarder.rpc import Address, Channels, serve
@@ -127,14 +130,32 @@ def dataplane_of(settings: config.WorkerSettings, knobs: Profile) -> Dataplane:
     )
 
 
-@asynccontextmanager
-async def mechanisms(
-    dataplane: Dataplane, knobs: Profile = BUILT_IN
-) -> AsyncIterator[tuple[Mechanisms, Sequence[Datapath]]]:
-    """Makes every mechanism there is, and every datapath that does without our workers, best first."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """What vWires are made by."""
+
+    kernel: KernelMechanism
+    mechanisms: Mechanisms
+    direct: Sequence[Datapath]
+    """The datapaths that do without our workers, best first."""
+
+
+@contextmanager
+def means(dataplane: Dataplane, knobs: Profile = BUILT_IN, owner: str = "") -> Iterator[Means]:
+    """Makes every mechanism and every datapath there is; `owner` marks the links that they make."""
     memif = MemifMechanism(dataplane, log2_ring_size=knobs.log2_ring_slots, buffer_bytes=knobs.memif_buffer_bytes)
-    with KernelMechanism(dataplane) as kernel, DirectVeth(kernel) as veth, RedirectedVeths(kernel) as redirect:
-        yield {constants.KERNEL: kernel, constants.MEMIF: memif}, [veth, redirect, DirectMemif()]
+    with (
+        Owner(owner) as marks,
+        KernelMechanism(dataplane, marks) as kernel,
+        DirectVeth(kernel) as veth,
+        RedirectedVeths(kernel) as redirect,
+    ):
+        marks.hold()
+        yield Means(
+            kernel=kernel,
+            mechanisms={constants.KERNEL: kernel, constants.MEMIF: memif},
+            direct=[veth, redirect, DirectMemif()],
+        )
 
 
 async def run(settings: config.ForwarderSettings, configured: ConfiguredNextHops, knobs: Profile) -> None:
@@ -148,22 +169,26 @@ async def run(settings: config.ForwarderSettings, configured: ConfiguredNextHops
         with phases(f"start {knobs.workers} workers"):
             dataplane = await stack.enter_async_context(unentered)
         with phases("open the mechanisms"):
-            served, direct = await stack.enter_async_context(mechanisms(dataplane, knobs))
+            owner = settings.owner or f"{settings.name} at {settings.listen_on}"
+            made = stack.enter_context(means(dataplane, knobs, owner))
+            reconciler = Reconciler(made.kernel.tools, grace_s=settings.max_token_lifetime)
+            await stack.enter_async_context(reconciler.running())
             channels = await stack.enter_async_context(
                 Channels(credentials=TokenMetadata(tokens), timeout_s=settings.dial_timeout)
             )
             forwarder = await stack.enter_async_context(
                 Forwarder(
                     name=settings.name,
-                    mechanisms=served,
+                    mechanisms=made.mechanisms,
                     vwires=dataplane,
                     next_hops=DiscoveredNextHops(channels, manager, clock) if manager else configured,
                     tokens=tokens,
                     dial=dialler(channels),
                     mechanism_priority=settings.mechanism_priority,
                     default_payload=settings.default_payload,
-                    direct=direct,
+                    direct=made.direct,
                     datapath=Wanted(settings.datapath),
+                    keep=made.kernel.keep if settings.keep_vwires else None,
                 )
             )
         with phases(f"listen on {settings.listen_on}"):

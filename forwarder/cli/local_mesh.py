@@ -25,7 +25,7 @@ import psutil
 from forwarder import config
 from forwarder.api.connection_pb2 import Connection
 from forwarder.cli import mesh_file, pods
-from forwarder.cli.forwarder import dataplane_of, mechanisms
+from forwarder.cli.forwarder import dataplane_of, means
 from forwarder.cli.mesh_file import Command, MeshPlan
 from forwarder.cli.pods import Outcome, Pod
 from forwarder.cli.program import Phases
@@ -224,15 +224,15 @@ async def local_mesh(
             }
         with phases(f"start the data plane and the forwarder, {knobs.workers} workers"):
             dataplane = await stack.enter_async_context(dataplane_of(settings, knobs))
-            served, direct = await stack.enter_async_context(mechanisms(dataplane, knobs))
+            made = stack.enter_context(means(dataplane, knobs, owner=f"mesh {plan.name}"))
             urls = {endpoint.name: f"unix://{directory}/{endpoint.name}.sock" for endpoint in plan.endpoints}
             forwarder = await stack.enter_async_context(
                 Forwarder(
                     name="forwarder",
-                    mechanisms=served,
+                    mechanisms=made.mechanisms,
                     vwires=dataplane,
                     next_hops=PlannedNextHops(plan, urls),
-                    direct=direct,
+                    direct=made.direct,
                     datapath=Wanted(settings.datapath),
                 )
             )

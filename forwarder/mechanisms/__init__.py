@@ -92,6 +92,8 @@ class Datapath(Protocol):
 
     name: str
     """As logs and tables show it."""
+    keeps_client: bool
+    """The caller's end outlives the endpoint: it stays while that is gone or another one takes over."""
 
     def carries(self, client: str, endpoint: str) -> bool:
         """Says whether it can join these two mechanism types."""

@@ -161,6 +161,10 @@ class KernelMechanism:
             # a thread of its own: neither a second cancellation nor an ended deadline stops it
             await run_in(None, interface.remove)
 
+    def keep(self) -> None:
+        """Leaves what is closed from now on in place: this process ends, and the next one takes it over."""
+        self.tools.keeping.set()
+
     def close(self) -> None:
         """Gives the filter's descriptor back."""
         self.tools.drop_filter.close()

@@ -57,11 +57,13 @@ class Live:
 
     def __init__(self) -> None:
         self._by_mark: dict[tuple[Identity, str], tuple[KernelInterface, ...]] = {}
+        self._ours: set[int] = set()
 
     def add(self, interface: "KernelInterface") -> None:
         """Notes one that is there."""
         key = (interface.netns, interface.wanted.alias)
         self._by_mark[key] = (*(each for each in self._by_mark.get(key, ()) if each is not interface), interface)
+        self._ours.add(interface.our_index)
 
     def discard(self, interface: "KernelInterface") -> None:
         """Notes that one is there no more, or soon will not be."""
@@ -71,6 +73,7 @@ class Live:
             self._by_mark[key] = left
         else:
             self._by_mark.pop(key, None)
+        self._ours.discard(interface.our_index)
 
     def marked(self, netns: Identity, alias: str) -> "Sequence[KernelInterface]":
         """Returns those that are there, the oldest first."""
@@ -79,6 +82,10 @@ class Live:
     def has(self, netns: Identity, link: Link) -> bool:
         """Says whether a link in a pod is one of them."""
         return any(each.their_index == link.index for each in self.marked(netns, link.alias))
+
+    def has_ours(self, index: int) -> bool:
+        """Says whether a link in our namespace is our end of one of them."""
+        return index in self._ours
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +100,8 @@ class Tools:
     """Held between looking for a free routing table and taking it."""
     live: Live = dataclasses.field(default_factory=Live)
     """What is there of this process."""
+    keeping: threading.Event = dataclasses.field(default_factory=threading.Event)
+    """Set when this process ends and what is there stays for the next one."""
     claims: threading.Lock = dataclasses.field(default_factory=threading.Lock)
     """Held between finding a link that an earlier process left and taking it over, or away."""
 
@@ -161,7 +170,10 @@ class KernelInterface:
                 self._refresh(ours, theirs, found[0])
 
     def remove(self) -> None:
-        """Takes away whatever of this was made; what is gone already is fine."""
+        """Takes away whatever of this was made, unless it stays for the next process; what is gone already is fine."""
+        if self._tools.keeping.is_set():
+            self.forget()
+            return
         if self._has_rules:
             self._remove_policies()
         self.forget()
@@ -304,6 +316,11 @@ class KernelInterface:
 
     def _tell_unfiltered(self, error: NetlinkError) -> None:
         log.warning("frames for %s will reach our own network stack too: %s", self.our_name, error)
+
+    def part(self) -> None:
+        """Drops what arrives on our end from now on, unless all stays for the next process."""
+        if not self._tools.keeping.is_set():
+            self.drop_arriving()
 
     def drop_arriving(self) -> None:
         """Sees to it that what arrives on our end goes nowhere but to packet sockets."""

@@ -112,6 +112,7 @@ class RedirectedVeths:
     """Joins KERNEL to KERNEL on one node. One per forwarder; close it after the last."""
 
     name = "redirect"
+    keeps_client = True
 
     def __init__(self, kernel: KernelMechanism) -> None:
         """Makes its interfaces as `kernel` does."""
@@ -135,7 +136,7 @@ class RedirectedVeths:
         """Redirects each end to the other; on leaving, what arrives is dropped again. Raises NetlinkError."""
         async with AsyncExitStack() as stack:
             for end in (client, endpoint):
-                stack.push_async_callback(run_in, None, end.pair.drop_arriving)
+                stack.push_async_callback(run_in, None, end.pair.part)
             await run_in(None, partial(_redirect, client.pair, endpoint.pair))
             for end in (client, endpoint):
                 end.fault = ""

@@ -83,6 +83,11 @@ class PodInterface(KernelInterface):
         self.their_index = 0
 
     @property
+    def stays(self) -> bool:
+        """Says whether this process ends and leaves what is there to the next one."""
+        return self._tools.keeping.is_set()
+
+    @property
     def claims(self) -> AbstractContextManager[bool]:
         """To be held between finding a pair that an earlier process left and taking it over."""
         return self._tools.claims
@@ -134,10 +139,12 @@ class VethPair:
                 each.interface.place = number, each.interface.their_index
 
     def remove(self) -> None:
-        """Takes the pair away; what is gone already is fine."""
+        """Takes the pair away, unless it stays for the next process; what is gone already is fine."""
         with Netns.current() as home:
             for end in self._ends:
                 end.forget()
+            if self._ends[0].stays:
+                return
             try:
                 self._delete()
             finally:
@@ -277,6 +284,7 @@ class DirectVeth:
     """Joins KERNEL to KERNEL on one node. One per forwarder; close it after the last."""
 
     name = "veth"
+    keeps_client = False
 
     def __init__(self, kernel: KernelMechanism) -> None:
         """Shares what `kernel` shares among its interfaces."""

@@ -39,6 +39,7 @@ class DirectMemif:
     """Joins MEMIF to MEMIF on one node."""
 
     name = "memif"
+    keeps_client = False
 
     def __init__(self, *, directory: str = "") -> None:
         """`directory` starts the names of our sockets; TMPDIR, or /tmp, when empty."""

@@ -34,6 +34,7 @@ class Userspace:
     """Joins the ports of any two mechanisms."""
 
     name = "userspace"
+    keeps_client = False
 
     def __init__(self, mechanisms: Mechanisms, vwires: Vwires) -> None:
         self._mechanisms = mechanisms

@@ -8,6 +8,7 @@ import errno
 import fcntl
 import os
 import warnings
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -140,6 +141,27 @@ class Netns:
             errno=errno.ENOENT,
             detail="no process and no name in /run/netns has it",
         )
+
+    @classmethod
+    def all(cls) -> Iterator[Self]:
+        """Opens every namespace that a process is in or that has a name, each once, one after another.
+
+        The caller closes each. What has ended meanwhile, or may not be looked at, is left out.
+        """
+        seen: set[tuple[int, int]] = set()
+        for path in _candidate_paths():
+            try:
+                status = os.stat(path)
+                if (status.st_dev, status.st_ino) in seen:
+                    continue
+                found = cls.at_path(path)
+            except OSError:
+                continue
+            if found.identity in seen:
+                found.close()
+                continue
+            seen.add(found.identity)
+            yield found
 
     @classmethod
     def create(cls) -> "Netns":

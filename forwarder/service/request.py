@@ -70,6 +70,18 @@ async def serve_request(
     return _answer(made.agreed, made.mechanism, held, position)
 
 
+async def forget_endpoint(parts: Parts, entry: Entry[Held]) -> None:
+    """Leaves the endpoint of an established connection, which keeps what the caller has: another will be asked."""
+    held, last = entry.held, entry.connection
+    assert held is not None
+    assert last is not None
+    downstream, held.downstream = held.downstream, None
+    if downstream is not None:
+        await leave(parts, downstream, entry.seconds)
+    del last.path.path_segments[last.path.index + 1 :]
+    last.network_service_endpoint_name = ""
+
+
 def _recall(connection: Connection, position: Position, last: Connection | None) -> None:
     """Puts back what a caller that lost our answer cannot repeat: the path behind us and the endpoint's name."""
     segments = connection.path.path_segments

@@ -2,13 +2,21 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from time import monotonic
 from typing import Self
 
 from forwarder.api import constants
-from forwarder.api.connection_pb2 import DOWN, Connection, ConnectionEvent, MonitorScopeSelector, State
+from forwarder.api.connection_pb2 import (
+    DOWN,
+    RESELECT_REQUESTED,
+    UP,
+    Connection,
+    ConnectionEvent,
+    MonitorScopeSelector,
+    State,
+)
 from forwarder.api.context import Side
 from forwarder.api.networkservice_pb2 import NetworkServiceRequest
 from forwarder.api.path import copy, names, origin_id
@@ -29,7 +37,7 @@ from forwarder.service.datapaths import Datapaths, Wanted
 from forwarder.service.held import Held
 from forwarder.service.next_hops import Dial, NextHops, dialler
 from forwarder.service.parts import Parts
-from forwarder.service.request import Events, serve_request
+from forwarder.service.request import Events, forget_endpoint, serve_request
 from forwarder.service.statistics import ConnectionStatus, ForwarderStatistics
 from forwarder.service.watch import Watches
 
@@ -56,6 +64,7 @@ class Forwarder:
         default_payload: str = constants.IP,
         direct: Sequence[Datapath] = (),
         datapath: Wanted = Wanted.AUTO,
+        keep: Callable[[], None] | None = None,
     ) -> None:
         """Serves as `name` on the path, joining the ports of `mechanisms` by `vwires`, the data plane.
 
@@ -65,7 +74,10 @@ class Forwarder:
         `dial` reaches next hops; by default with gRPC.
         `default_payload` is for connections that neither the Request nor the finder of the next hop
         gives one; registries take a network service without payload to be IP.
+        With `keep`, vWires are left to a successor at the end: it is called before they are closed, and
+        has to see to it that what they have in the kernel stays.
         """
+        self._keep = keep
         clock = clock or SystemClock()
         tokens = tokens or UnsignedTokens(identity=f"spiffe://vwire/{name}", lifetime_s=TOKEN_LIFETIME_S, now=clock.now)
         self._table: ConnectionTable[Held] = ConnectionTable()
@@ -104,10 +116,25 @@ class Forwarder:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Closes every connection, here and at its next hop, and ends every task."""
-        await self._table.close_all(self._closed)
+        """Closes every connection, here and at its next hop, or leaves them to a successor, and ends every task."""
+        if self._keep is not None:
+            self._leave_to_successor(self._keep)
+            await self._table.close_all()
+        else:
+            await self._table.close_all(self._closed)
         await self._background.aclose()
         await self._namespaces.aclose()
+
+    def _leave_to_successor(self, keep: Callable[[], None]) -> None:
+        """Sees to it that closing tells nobody and takes nothing away: those who watch us hear that we have gone."""
+        keep()
+        left = 0
+        for entry in self._table.established():
+            if entry.held is not None:
+                entry.held.downstream = None
+                left += 1
+        if left:
+            _log.info("left to the next forwarder: %d vWires", left)
 
     def services(self) -> list[Service]:
         """Returns what to give `rpc.serve`."""
@@ -128,6 +155,10 @@ class Forwarder:
         async def work(entry: Entry[Held]) -> Connection:
             with self._logged(entry, request.connection):
                 try:
+                    if reselect and entry.held is not None:
+                        self._down(entry, "the caller asks for another endpoint")
+                        self._watches.leave(entry.id, entry.held)
+                        await forget_endpoint(self._parts, entry)
                     return await serve_request(self._parts, entry, request, position, call, self._events)
                 except NextHopError as error:
                     if entry.established:
@@ -135,6 +166,9 @@ class Forwarder:
                     raise
 
         async with self._table.turn(request.connection.id, caller_id=caller_id) as entry:
+            reselect = request.connection.state == RESELECT_REQUESTED
+            if reselect and entry.held is not None and entry.held.wiring.keeps_client:
+                request.connection.state = UP  # what the caller has need not be closed
             answer = await self._table.request_entry(
                 entry, request.connection, work, seconds=call.remaining_s(), closed=self._closed
             )
@@ -242,7 +276,11 @@ class Forwarder:
 
     async def _close_if_abandoned(self, entry: Entry[Held]) -> None:
         async with self._table.turn(entry.id) as now:
-            if now is entry and now.held is not None and now.held.pods.gone:
+            if now is not entry or now.held is None or not now.held.pods.gone:
+                return
+            if now.held.wiring.outlives(now.held.pods.gone):
+                self._down(now, f"nobody is left in the network namespace {now.held.pods.gone}")
+            else:
                 _log.warning("closing: nobody is left in the network namespace %s", now.held.pods.gone)
                 self._pods_gone += 1
                 await self._table.close_entry(now, self._closed)

@@ -76,9 +76,9 @@ class Watches:
         assert held.downstream is not None
         url = held.downstream.url
         if not held.watched_url:
-            entry.stack.callback(self._leave, entry.id, held)
+            entry.stack.callback(self.leave, entry.id, held)
         elif held.watched_url != url:
-            self._leave(entry.id, held)
+            self.leave(entry.id, held)
         held.watched_url = url
         stream = self._streams.get(url)
         if stream is None:
@@ -86,7 +86,8 @@ class Watches:
             stream.task = self._background.start(self._listen(url, stream), f"watch {url}")
         stream.followers[entry.id] = entry
 
-    def _leave(self, connection_id: str, held: Held) -> None:
+    def leave(self, connection_id: str, held: Held) -> None:
+        """Stops following a connection, until it is followed again."""
         url, held.watched_url = held.watched_url, ""
         stream = self._streams.get(url)
         if stream is None:

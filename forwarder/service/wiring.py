@@ -14,6 +14,7 @@ from functools import partial
 
 from forwarder.api.connection_pb2 import Connection, Mechanism
 from forwarder.api.context import Side
+from forwarder.api.mechanisms import View
 from forwarder.api.path import copy
 from forwarder.connection.shielded import shielded, undone_on_failure
 from forwarder.dataplane.statistics import VwireStatistics
@@ -96,6 +97,16 @@ class Wiring:
     def datapath(self) -> str:
         """Returns what carries the frames; empty while nothing does."""
         return self._choice.datapath.name if self._choice is not None else ""
+
+    def outlives(self, url: str) -> bool:
+        """Says whether the caller keeps its end while nobody is left in the namespace that `url` means."""
+        caller = self.mechanism(Side.CLIENT)
+        return self.keeps_client and caller is not None and View(caller).inode_url != url
+
+    @property
+    def keeps_client(self) -> bool:
+        """Says whether the caller's end stays when another endpoint takes over."""
+        return self._choice is not None and self._choice.datapath.keeps_client
 
     @property
     def reason(self) -> str:

@@ -2,15 +2,19 @@
 
 import asyncio
 import re
+import socket
 import subprocess
+from contextlib import ExitStack
 
 import pytest
 
+from forwarder.api.connection_pb2 import RESELECT_REQUESTED
 from forwarder.api.networkservice_pb2 import NetworkServiceRequest
 from forwarder.api.path import copy
 from forwarder.errors import NextHopError
+from forwarder.mesh.endpoint import kernel_end
 from tests.support.blackout import blackout
-from tests.support.domain import domain, kernel, links, memif, ping, pod
+from tests.support.domain import domain, kernel, links, memif, ping, pod, until
 from tests.support.netns import Netns as Shell
 
 LOOK = """
@@ -178,3 +182,55 @@ def _ip_link(netns, name, *act, keep):
     verb, *rest = act
     command = ["ip", "link", verb, name] if not rest else ["ip", "link", verb, "dev", name, *rest]
     subprocess.run(netns.argv(*command), pass_fds=(netns.fd, keep), check=True)
+
+
+def in_turn(*netns):
+    """An endpoint's end in one pod for its first connection, in another for the next."""
+    ends = [kernel_end(each) for each in netns]
+    return lambda connection: ends.pop(0)(connection) if len(ends) > 1 else ends[0](connection)
+
+
+async def test_redirected_the_client_keeps_its_interface_while_its_endpoint_dies_and_another_takes_over(tmp_path):
+    with ExitStack() as stack:
+        near, second = stack.enter_context(pod()), stack.enter_context(pod())
+        first = stack.enter_context(ExitStack())
+        doomed = first.enter_context(pod())
+        async with domain(tmp_path, datapath="redirect", kernel=in_turn(doomed, second)) as mesh, mesh.hop() as hop:
+            answer = await hop.request(mesh.request(kernel(near)), timeout_s=10)
+            client = Shell(near.fileno())
+            before = client.ifindex("nsm-1"), client.links()["nsm-1"]["address"]
+            first.close()
+            await until(lambda: mesh.forwarder.statistics().connections[0].state == "DOWN")
+            assert links(near) == ["nsm-1"]
+            again = NetworkServiceRequest(connection=answer)
+            again.connection.state = RESELECT_REQUESTED
+            again.connection.network_service_endpoint_name = ""
+            answer = await hop.request(again, timeout_s=10)
+            assert mesh.forwarder.statistics().connections[0].state == "UP"
+            assert (client.ifindex("nsm-1"), client.links()["nsm-1"]["address"]) == before
+            for family in (0, 1):
+                assert await ping(near, answer.context.ip_context.dst_ip_addrs[family]) == 3
+            assert len(mesh.endpoint) == 1
+            await hop.close(answer, timeout_s=10)
+            assert links(near) == links(second) == []
+            assert len(mesh.endpoint) == 0
+
+
+async def test_redirected_only_packets_cross_a_vwire_of_payload_ip(tmp_path):
+    """Everything else is counted under its reason."""
+    async with domain(tmp_path, payload="IP", datapath="redirect") as mesh, mesh.hop() as hop:
+        with pod() as netns:
+            answer = await hop.request(mesh.request(kernel(netns)), timeout_s=10)
+            client = Shell(netns.fileno())
+            before = (
+                mesh.forwarder.statistics().connections[0].vwire.a_to_b.dropped_frames
+            )  # came before all was joined
+            with client.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+                raw.bind(("nsm-1", 0))
+                for _ in range(5):
+                    raw.send(b"\xff" * 12 + b"\x08\x06" + bytes(46))
+            assert await ping(netns, answer.context.ip_context.dst_ip_addrs[0]) == 3
+            flow = mesh.forwarder.statistics().connections[0].vwire.a_to_b
+            assert flow.drops == {"not redirected": before + 5}
+            assert flow.in_frames == flow.out_frames + flow.dropped_frames
+            await hop.close(answer, timeout_s=10)

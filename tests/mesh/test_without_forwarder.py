@@ -136,9 +136,18 @@ async def test_a_forwarder_that_stands_still_stops_no_direct_memif(tmp_path):
                 await nodes.close(answer)
 
 
-@pytest.mark.parametrize("payload", ["ETHERNET", "IP"])
-@pytest.mark.parametrize("datapath", ["veth", "redirect", "userspace"])
-async def test_a_killed_forwarders_kernel_vwire_is_taken_over_as_it_is_by_the_next_one(tmp_path, datapath, payload):
+@pytest.mark.parametrize(
+    ("datapath", "payload", "end"),
+    [
+        ("veth", "ETHERNET", signal.SIGKILL),
+        ("veth", "IP", signal.SIGTERM),
+        ("redirect", "ETHERNET", signal.SIGTERM),
+        ("redirect", "IP", signal.SIGKILL),
+        ("userspace", "ETHERNET", signal.SIGKILL),
+        ("userspace", "IP", signal.SIGTERM),
+    ],
+)
+async def test_the_kernel_vwire_of_a_forwarder_that_ended_is_taken_over_by_the_next(tmp_path, datapath, payload, end):
     """A3: same interfaces. A7 = 0 lost where the forwarder was not in the path."""
     options = ("--default-payload", payload, "--datapath", SETTINGS[datapath])
     with ExitStack() as stack:
@@ -153,8 +162,8 @@ async def test_a_killed_forwarders_kernel_vwire_is_taken_over_as_it_is_by_the_ne
                 addresses = ip.src_ip_addrs[0], ip.dst_ip_addrs[0]
                 with pods[0].call(watch_links) as near_events, pods[1].call(watch_links) as far_events:
                     async with blackout(*pods, *addresses) if datapath != "userspace" else nullcontext() as report:
-                        killed.send(signal.SIGKILL)
-                        await asyncio.to_thread(killed.process.wait)
+                        await asyncio.to_thread(killed.end, end)
+                        assert len(nodes.endpoint) == 1
                         forwarder = stack.enter_context(nodes.forwarder(*options))
                         await asyncio.to_thread(forwarder.wait_for, "serving, ")
                         for _ in range(3):
@@ -197,3 +206,49 @@ def links_changed(events):
         while events.recv(1 << 16):
             count += 1
     return count
+
+
+async def test_a_forwarder_that_is_told_to_keep_nothing_closes_its_vwires_when_it_ends(tmp_path):
+    with pod() as near, pod() as far:
+        async with mesh(tmp_path, "KERNEL", kernel_end(far)) as nodes:
+            with nodes.forwarder("--keep-vwires", "false") as forwarder:
+                forwarder.wait_for("serving, ")
+                await nodes.request(first(), kernel(near))
+                assert await asyncio.to_thread(forwarder.end) == 0
+            assert links(near) == links(far) == []
+            assert len(nodes.endpoint) == 0
+
+
+async def test_what_a_killed_forwarder_left_goes_when_nobody_asks_for_it_and_nothing_of_another_forwarder_does(
+    tmp_path,
+):
+    """A4, with two forwarders on one node."""
+    with ExitStack() as stack:
+        near, far, other_near, other_far = (stack.enter_context(pod()) for _ in range(4))
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir()
+        async with (
+            mesh(tmp_path / "one", "KERNEL", kernel_end(far)) as nodes,
+            mesh(tmp_path / "two", "KERNEL", kernel_end(other_far)) as others,
+        ):
+            other = stack.enter_context(others.forwarder("--max-token-lifetime", "500ms"))
+            other.wait_for("serving, ")
+            answer = await others.request(first(), kernel(other_near))
+            ip = answer.context.ip_context
+            with nodes.forwarder() as killed:
+                killed.wait_for("serving, ")
+                for number, datapath in enumerate(SETTINGS.values()):
+                    given = connection(f"nsc:nsc-{number}", expires=SystemClock().now() + LIFETIME_S)
+                    given.network_service, given.labels["datapath"] = "web", datapath
+                    await nodes.request(full(given), kernel(near, f"nsm-{number}"))
+                killed.end(signal.SIGKILL)
+            pods = Shell(other_near.fileno()), Shell(other_far.fileno())
+            async with blackout(*pods, ip.src_ip_addrs[0], ip.dst_ip_addrs[0]) as report:
+                forwarder = stack.enter_context(nodes.forwarder("--max-token-lifetime", "500ms"))
+                await asyncio.to_thread(forwarder.wait_for, "serving, ")
+                await until(lambda: links(near) == links(far) == [], within_s=60)
+            assert report.nothing_lost, report
+            assert "ipproto udp" not in Shell(near.fileno()).run("ip", "rule").stdout
+            assert "nobody asked for it" in forwarder.output
+            assert "removed" not in other.output
+            await others.close(answer)

@@ -11,7 +11,7 @@ from pathlib import Path
 from forwarder.api.connection_pb2 import Connection, Mechanism
 from forwarder.api.networkservice_pb2 import NetworkServiceRequest
 from forwarder.api.nsurl import NetworkServiceURL
-from forwarder.cli.forwarder import mechanisms
+from forwarder.cli.forwarder import means
 from forwarder.clock import Clock, SystemClock
 from forwarder.dataplane import Dataplane, MemifPortSpec, Mode, Role
 from forwarder.mesh.client import Client, ClientVwire
@@ -108,11 +108,13 @@ async def domain(
     datapath: str = "auto",
     clock: Clock | None = None,
     memif: Callable[[Netns], Extension] = memif_end,
+    kernel: Extension | None = None,
     services: Sequence[str] = (SERVICE,),
     dataplane: Dataplane | None = None,
 ) -> AsyncIterator[Domain]:
-    """Starts an endpoint that serves one mechanism, `memif` being its memif end, and a forwarder in front of it.
+    """Starts an endpoint that serves one mechanism, and a forwarder in front of it.
 
+    `memif` is the endpoint's memif end; `kernel` is its kernel end, by default in a pod of its own.
     The forwarder's `dataplane` is one that nobody has entered; by default one with a single worker.
     """
     clock = clock or SystemClock()
@@ -122,7 +124,7 @@ async def domain(
         served = Endpoint(
             name="nse",
             services=services,
-            mechanisms={endpoint: ends[endpoint](netns)},
+            mechanisms={endpoint: kernel or ends[endpoint](netns)},
             extensions=[assigns(PointToPointIpam(PREFIXES))],
             payload=payload,
             clock=clock,
@@ -131,15 +133,15 @@ async def domain(
         endpoint_url = f"unix://{directory}/nse.sock"
         await stack.enter_async_context(serve([network_service(served), monitor_connection(served)], [endpoint_url]))
         dataplane = await stack.enter_async_context(dataplane or Dataplane())
-        served_mechanisms, direct = await stack.enter_async_context(mechanisms(dataplane))
+        made = stack.enter_context(means(dataplane))
         forwarder = Forwarder(
             name="fwd",
-            mechanisms=served_mechanisms,
+            mechanisms=made.mechanisms,
             vwires=dataplane,
             next_hops=ConfiguredNextHops(default=endpoint_url),
             clock=clock,
             default_payload=payload,
-            direct=direct,
+            direct=made.direct,
             datapath=Wanted(datapath),
         )
         await stack.enter_async_context(forwarder)

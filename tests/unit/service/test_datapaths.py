@@ -16,6 +16,8 @@ from tests.unit.service.test_request import Scene
 class Direct:
     """Joins one mechanism to itself."""
 
+    keeps_client = False
+
     def __init__(self, world, mechanism, name):
         self.name = name
         self._world = world
