@@ -1,9 +1,9 @@
 """TCP from a kernel interface into a memif and out of it again: kernel, memif, memif, kernel.
 
 Two forwarders that are joined by a memif, each with a vWire from there to its pod's interface;
-super-frames are segmented and checksums completed on the way. Beside it the same chain with the
-pods' offloads switched off, which is what a forwarder without software segmentation has to ask for,
-and a direct veth pair. iperf3, one stream, MTU 1500.
+super-frames are segmented, checksums completed and segments coalesced again on the way. Beside it the
+same chain with the offloads of the pods' links switched off, which is what a forwarder without all that
+has to ask for, and a direct veth pair. iperf3, one stream, MTU 1500.
 """
 
 from collections import defaultdict

@@ -72,8 +72,8 @@ def vwire(tree: Tree, *, datapath: str = "") -> Opener:
 def through_memif(tree: Tree, *, offloads: bool = True) -> Opener:
     """Returns what opens kernel, memif, memif, kernel: two data planes, joined by a memif.
 
-    `offloads`: whether the pods' interfaces hand over super-frames and leave checksums to others,
-    as they do by themselves.
+    `offloads`: whether the pods' links carry super-frames and unfinished checksums, to the forwarder
+    and from it, as they do by themselves.
     """
 
     @contextmanager
@@ -88,7 +88,8 @@ def through_memif(tree: Tree, *, offloads: bool = True) -> Opener:
                 quiet(node, link)
                 if not offloads:
                     features = ("tx", "off", "sg", "off", "tso", "off", "gso", "off", "gro", "off")
-                    pod.run(installed("ethtool", "ethtool"), "-K", "pod", *features)
+                    for netns, end in ((pod, "pod"), (node, link)):
+                        netns.run(installed("ethtool", "ethtool"), "-K", end, *features)
                 log = scratch / f"{link}.log"
                 options = {"env": tree.environment(), "pass_fds": (node.fd,)}
                 ours = stack.enter_context(driven(node.argv(*tree.ours("vwires")), log, **options))

@@ -100,8 +100,7 @@ static inline uint64_t inet_copy_sum(uint8_t *to, const uint8_t *from, size_t n,
     return inet_copy_sum_words(to, from, n, sum);
 }
 
-/* Sums n bytes of private memory. */
-static inline uint64_t inet_sum(const uint8_t *from, size_t n, uint64_t sum)
+static inline uint64_t inet_sum_words(const uint8_t *from, size_t n, uint64_t sum)
 {
     while (n >= 4) {
         uint32_t word;
@@ -122,6 +121,34 @@ static inline uint64_t inet_sum(const uint8_t *from, size_t n, uint64_t sum)
         sum += half;
     }
     return sum;
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx2")))
+static uint64_t inet_sum_avx2(const uint8_t *from, size_t n, uint64_t sum)
+{
+    const __m256i low = _mm256_set1_epi64x(0xffffffff);
+    __m256i even = _mm256_setzero_si256(), odd = even;
+    for (; n >= 32; from += 32, n -= 32) {
+        __m256i a = _mm256_loadu_si256((const __m256i *)from);
+        even = _mm256_add_epi64(even, _mm256_and_si256(a, low));
+        odd = _mm256_add_epi64(odd, _mm256_srli_epi64(a, 32));
+    }
+    even = _mm256_add_epi64(even, odd);
+    uint64_t lanes[4];
+    _mm256_storeu_si256((__m256i *)lanes, even);
+    return inet_sum_words(from, n, sum + lanes[0] + lanes[1] + lanes[2] + lanes[3]);
+}
+#endif
+
+/* Returns sum plus the 16-bit words of n bytes. */
+static inline uint64_t inet_sum(const uint8_t *from, size_t n, uint64_t sum)
+{
+#if defined(__x86_64__)
+    if (n >= 64 && __builtin_cpu_supports("avx2"))
+        return inet_sum_avx2(from, n, sum);
+#endif
+    return inet_sum_words(from, n, sum);
 }
 
 static inline uint16_t inet_fold(uint64_t sum)

@@ -25,6 +25,7 @@ cdef struct af_packet_t:
     uint64_t received_large     # those of them that a ring is good for
     bint strays                 # frames may wait in the queue although the ring is in use
     bint bypass                 # sends around the queue discipline
+    uint32_t bursts_apart       # to be sent without coalescing
 
 
 cdef class AfPacketPort(Port):

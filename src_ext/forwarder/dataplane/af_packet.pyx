@@ -24,6 +24,7 @@ from forwarder.dataplane.atomics cimport (
     store_release32,
     store_release_int,
 )
+from forwarder.dataplane.coalesce cimport COALESCED_HEADER_MAX, coalesce
 from forwarder.dataplane.counters cimport (
     DROP_BAD_OFFLOAD,
     DROP_LINK_DOWN,
@@ -43,7 +44,9 @@ from forwarder.dataplane.frame cimport (
     POOL_SLOT_BYTES,
     burst_t,
     frame_t,
+    segment_t,
 )
+from forwarder.dataplane.headers cimport ETHERNET_HEADER, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, be16
 from forwarder.dataplane.linux cimport (
     MSG_DONTWAIT,
     MSG_NOSIGNAL,
@@ -86,22 +89,29 @@ from forwarder.dataplane.port cimport PORT_CONNECTED, PORT_DEAD, PORT_HOLDS, POR
 from forwarder.dataplane.vlan cimport VLAN_TAG_BYTES, VLAN_TPID, vlan_push
 
 cdef enum:
-    ETHERNET_HEADER = 14
-    ETHERTYPE_IPV4 = 0x0800
-    ETHERTYPE_IPV6 = 0x86DD
-    ETHERTYPE_VLAN = 0x8100
     HEADROOM = 64               # before a received frame, for a VLAN tag
     LARGE_FRAME = 16384         # bytes from which a slot of a ring is not wasted on a frame
+    COALESCED_MAX = BURST_FRAMES // 2
+    BURSTS_APART = 1024         # that go uncoalesced after a refusal, whose reason may pass or stay
     VECTORS = 3 * BURST_FRAMES + BURST_SEGMENTS     # offload header, Ethernet header, first segment; the others
+
+# What one message is made of.
+cdef struct outgoing_t:
+    const frame_t *frame
+    uint32_t n              # how many frames it stands for
+
+# The super-frames made of one burst.
+cdef struct coalesced_t:
+    uint32_t n
+    uint32_t n_pieces
+    frame_t wholes[COALESCED_MAX]
+    uint8_t headers[COALESCED_MAX][COALESCED_HEADER_MAX]
+    segment_t pieces[BURST_FRAMES]
 
 # The one control message that is asked for.
 cdef struct control_t:
     cmsghdr header
     tpacket_auxdata aux
-
-
-cdef inline uint32_t be16(const uint8_t *at) noexcept nogil:
-    return (<uint32_t>at[0] << 8) | at[1]
 
 
 cdef inline void count_drop(flow_t *flow, int reason, uint32_t length) noexcept nogil:
@@ -423,6 +433,22 @@ cdef int gather(
     return n
 
 
+cdef void join(
+    const af_packet_t *self, const burst_t *burst, uint32_t at, coalesced_t *coalesced, outgoing_t *outgoing
+) noexcept nogil:
+    """Makes one message of the frames from `at` on that can go as one, if there are several."""
+    cdef frame_t *whole = &coalesced.wholes[coalesced.n]
+    cdef uint32_t n = coalesce(
+        &burst.frames[at], burst.n_frames - at, self.ip_mode, coalesced.headers[coalesced.n],
+        &coalesced.pieces[coalesced.n_pieces], whole,
+    )
+    if n > 1:
+        outgoing.frame = whole
+        outgoing.n = n
+        coalesced.n += 1
+        coalesced.n_pieces += n
+
+
 cdef bint leave_bypass(af_packet_t *self) noexcept nogil:
     """Sends through the queue discipline from now on; returns whether that is a change.
 
@@ -437,9 +463,14 @@ cdef bint leave_bypass(af_packet_t *self) noexcept nogil:
 
 
 cdef uint32_t send(
-    af_packet_t *self, const frame_t *frames, mmsghdr *messages, uint32_t n, flow_t *flow
+    af_packet_t *self, const outgoing_t *outgoing, mmsghdr *messages, uint32_t n, flow_t *flow
 ) noexcept nogil:
-    """Sends n frames in order; returns how many were sent or dropped before there was no room."""
+    """Sends n messages in order; returns how many were sent or dropped.
+
+    It stops where there is no room, and at a super-frame of our making that is refused: its frames
+    go one by one then, and so do all for a while.
+    """
+    cdef const frame_t *frame
     cdef uint32_t done = 0
     cdef uint32_t i
     cdef int status
@@ -449,27 +480,35 @@ cdef uint32_t send(
         status = sendmmsg(self.fd, messages + done, n - done, MSG_DONTWAIT | MSG_NOSIGNAL)
         if status > 0:
             for i in range(done, done + <uint32_t>status):
-                flow.out_bytes += frames[i].length
-            flow.out_frames += <uint32_t>status
+                flow.out_frames += outgoing[i].n
+                # As lent: each with its headers.
+                flow.out_bytes += outgoing[i].frame.length
+                flow.out_bytes += (outgoing[i].n - 1) * outgoing[i].frame.segment_length
             done += <uint32_t>status
             continue
         code = errno
         if code == EINTR:
             continue
-        if code == ENOBUFS and frames[done].offload.gso_type != GSO_NONE and leave_bypass(self):
-            continue
-        if code == EAGAIN or code == ENOBUFS:
+        frame = outgoing[done].frame
+        if code == EAGAIN:
+            break
+        if outgoing[done].n > 1 and code not in (ENETDOWN, ENXIO, ENODEV):
+            self.bursts_apart = BURSTS_APART
+            break
+        if code == ENOBUFS:
+            if frame.offload.gso_type != GSO_NONE and leave_bypass(self):
+                continue
             break
         if code == EMSGSIZE:
             reason = DROP_TOO_BIG
-        elif (code == EINVAL or code == ENOMEM) and (frames[done].offload.flags or frames[done].offload.gso_type):
+        elif (code == EINVAL or code == ENOMEM) and (frame.offload.flags or frame.offload.gso_type):
             # ENOMEM is what the kernel says of a frame that it failed to segment.
             reason = DROP_BAD_OFFLOAD
         elif code in (ENETDOWN, ENXIO, ENODEV):
             reason = DROP_LINK_DOWN
         else:
             reason = DROP_SEND_ERROR
-        flow.drops[reason] += 1
+        flow.drops[reason] += outgoing[done].n
         done += 1
     return done
 
@@ -481,38 +520,52 @@ cdef uint32_t packet_tx_room(port_t *port) noexcept nogil:
 
 cdef uint32_t packet_tx_burst(port_t *port, burst_t *burst, uint32_t first, flow_t *flow) noexcept nogil:
     cdef af_packet_t *self = <af_packet_t *>port
+    cdef outgoing_t outgoing[BURST_FRAMES]
     cdef mmsghdr messages[BURST_FRAMES]
     cdef iovec vectors[VECTORS]
     cdef virtio_net_hdr headers[BURST_FRAMES]
     cdef uint8_t ethernets[BURST_FRAMES][ETHERNET_HEADER]
-    cdef const frame_t *frames
+    cdef coalesced_t coalesced
     cdef uint32_t at = first
-    cdef uint32_t n
-    cdef uint32_t done
-    cdef uint32_t n_vectors
+    cdef uint32_t n, next_one, n_vectors, done, i
+    cdef bint apart
     cdef int reason
     cdef int used
     if load_acquire32(&port.state) & (PORT_DEAD | PORT_CONNECTED) != PORT_CONNECTED:
         flow.drops[<int>DROP_LINK_DOWN] += burst.n_frames - first
         return burst.n_frames - first
+    if self.bursts_apart:
+        self.bursts_apart -= 1
     while at < burst.n_frames:
-        frames = &burst.frames[at]
+        apart = self.bursts_apart != 0
         n = 0
+        next_one = at
         n_vectors = 0
         reason = -1
-        while at + n < burst.n_frames:
-            reason = refuse(self, &frames[n])
+        coalesced.n = coalesced.n_pieces = 0
+        while next_one < burst.n_frames:
+            reason = refuse(self, &burst.frames[next_one])
             if reason >= 0:
                 break
-            used = gather(self, &frames[n], &headers[n], ethernets[n], &vectors[n_vectors], &messages[n].msg_hdr)
+            outgoing[n].frame = &burst.frames[next_one]
+            outgoing[n].n = 1
+            if not apart:
+                join(self, burst, next_one, &coalesced, &outgoing[n])
+            used = gather(
+                self, outgoing[n].frame, &headers[n], ethernets[n], &vectors[n_vectors], &messages[n].msg_hdr
+            )
             if used < 0:
                 reason = -1 - used
                 break
             n_vectors += <uint32_t>used
+            next_one += outgoing[n].n
             n += 1
-        done = send(self, frames, messages, n, flow)
-        at += done
+        done = send(self, outgoing, messages, n, flow)
+        for i in range(done):
+            at += outgoing[i].n
         if done < n:
+            if self.bursts_apart and not apart:
+                continue
             break
         if reason >= 0:
             flow.drops[reason] += 1

@@ -58,6 +58,7 @@ from forwarder.dataplane.frame cimport (
     frame_t,
     segment_t,
 )
+from forwarder.dataplane.headers cimport ETHERNET_HEADER
 from forwarder.dataplane.memif_abi cimport (
     MADV_DONTDUMP,
     MADV_DONTFORK,
@@ -104,7 +105,6 @@ from forwarder.dataplane.ring cimport ring_count, ring_slot
 from forwarder.errors import DataplaneError, RemoteProtocolError
 
 cdef enum:
-    ETHERNET_HEADER = 14
     RING_HEADER = 128
     DESCRIPTOR = 16
     LINE_DESCRIPTORS = 4    # in one cache line

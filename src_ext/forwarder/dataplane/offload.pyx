@@ -10,7 +10,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from forwarder.dataplane.checksum cimport crc32c_copy, inet_copy_sum, inet_fold, inet_odd, inet_sum
+from forwarder.dataplane.checksum cimport crc32c_copy, inet_copy_sum, inet_odd, inet_sum
 from forwarder.dataplane.counters cimport DROP_BAD_OFFLOAD, DROP_GSO_UNSUPPORTED
 from forwarder.dataplane.frame cimport (
     FRAME_SEGMENTS,
@@ -23,49 +23,35 @@ from forwarder.dataplane.frame cimport (
     frame_t,
     segment_t,
 )
+from forwarder.dataplane.headers cimport (
+    ETHERNET_HEADER,
+    ETHERTYPE_IPV4,
+    ETHERTYPE_IPV6,
+    ETHERTYPE_VLAN,
+    ETHERTYPE_VLAN_OLD,
+    ETHERTYPE_VLAN_SERVICE,
+    PROTOCOL_SCTP,
+    PROTOCOL_TCP,
+    PROTOCOL_UDP,
+    SCTP_CHECKSUM,
+    TCP_CHECKSUM,
+    TCP_CWR,
+    TCP_FIN,
+    TCP_PSH,
+    UDP_CHECKSUM,
+    be16,
+    be32,
+    pseudo_sum,
+    put_be16,
+    put_checksum,
+    word,
+)
 
 cdef enum:
-    ETHERNET_HEADER = 14
-    ETHERTYPE_IPV4 = 0x0800
-    ETHERTYPE_IPV6 = 0x86DD
-    ETHERTYPE_VLAN = 0x8100         # IEEE 802.1Q
-    ETHERTYPE_VLAN_SERVICE = 0x88A8     # IEEE 802.1ad
-    ETHERTYPE_VLAN_OLD = 0x9100     # stacked tags before 802.1ad
-    PROTOCOL_TCP = 6
-    PROTOCOL_UDP = 17
-    PROTOCOL_SCTP = 132
     HOP_BY_HOP = 0
     ROUTING = 43
     DESTINATION_OPTIONS = 60
-    TCP_FIN_PSH = 0x09
-    TCP_CWR = 0x80
-    UDP_CHECKSUM = 6
-    TCP_CHECKSUM = 16
-    SCTP_CHECKSUM = 8
     SCTP_HEADER = 12
-
-
-cdef inline uint32_t be16(const uint8_t *at) noexcept nogil:
-    return (<uint32_t>at[0] << 8) | at[1]
-
-
-cdef inline void put_be16(uint8_t *at, uint32_t value) noexcept nogil:
-    at[0] = <uint8_t>(value >> 8)
-    at[1] = <uint8_t>value
-
-
-cdef inline uint64_t word(uint32_t value) noexcept nogil:
-    """Gives a 16-bit number as it adds to a sum in the machine's byte order."""
-    cdef uint8_t wire[2]
-    put_be16(wire, value)
-    return inet_sum(wire, 2, 0)
-
-
-cdef inline void put_checksum(uint8_t *at, uint64_t total, bint zero_means_none) noexcept nogil:
-    cdef uint16_t check = <uint16_t>~inet_fold(total)
-    if check == 0 and zero_means_none:
-        check = 0xFFFF
-    memcpy(at, &check, 2)
 
 
 cdef uint32_t copy_crc(
@@ -227,7 +213,6 @@ cdef int parse_segments(const frame_t *frame, bint ip_mode, gso_t *gso) noexcept
     cdef int kind = frame.offload.gso_type & ~GSO_ECN
     cdef bint partial = frame.offload.flags & OFFLOAD_NEEDS_CSUM
     cdef uint32_t have = min(frame.length, <uint32_t>GSO_HEADER_MAX)
-    cdef uint32_t addresses
     cdef uint32_t checksum
     cdef uint32_t length
     cdef int protocol
@@ -277,8 +262,7 @@ cdef int parse_segments(const frame_t *frame, bint ip_mode, gso_t *gso) noexcept
         gso.pseudo = inet_sum(&gso.header[gso.l4_offset + checksum], 2, 0) + (
             word(<uint16_t>~(frame.length - gso.l4_offset)))
     else:
-        addresses = gso.ip_offset + <uint32_t>(8 if gso.ipv6 else 12)
-        gso.pseudo = inet_sum(&gso.header[addresses], 32 if gso.ipv6 else 8, word(protocol))
+        gso.pseudo = pseudo_sum(&gso.header[gso.ip_offset], gso.ipv6, <uint32_t>protocol)
     return 0
 
 
@@ -345,11 +329,11 @@ cdef void write_segment(const frame_t *frame, const gso_t *gso, uint32_t i, uint
         put_be16(ip + 10, 0)
         put_checksum(ip + 10, inet_sum(ip, gso.l4_offset - gso.ip_offset, 0), False)
     if gso.finish == FINISH_TCP:
-        sequence = ((be16(l4 + 4) << 16) | be16(l4 + 6)) + i * gso.payload_size
+        sequence = be32(l4 + 4) + i * gso.payload_size
         put_be16(l4 + 4, sequence >> 16)
         put_be16(l4 + 6, sequence & 0xFFFF)
         if i + 1 < gso.n_segments:
-            l4[13] &= <uint8_t>~TCP_FIN_PSH
+            l4[13] &= <uint8_t>~(TCP_FIN | TCP_PSH)
         if i:
             l4[13] &= <uint8_t>~TCP_CWR
     else:

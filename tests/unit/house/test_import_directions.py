@@ -13,8 +13,8 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("worker", "port_io"),
     ("vwire",),
     ("af_packet", "memif"),
-    ("port", "offload", "packet_ring", "memif_abi"),
-    ("counters", "ring", "frame", "checksum", "vlan", "allocation", "event", "measure"),
+    ("port", "offload", "coalesce", "packet_ring", "memif_abi"),
+    ("counters", "ring", "frame", "checksum", "headers", "vlan", "allocation", "event", "measure"),
     ("atomics", "linux"),
 )
 KINDS = LEVELS[2]
