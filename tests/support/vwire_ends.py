@@ -206,7 +206,7 @@ async def vwire_ends(
         hop = await stack.enter_async_context(mesh.hop())
         there = set(links(mesh.endpoint_netns))
         preference = kernel(netns, name) if client == "kernel" else memif(netns)
-        request = mesh.request(preference, client=name)
+        request = mesh.request(preference, client=name, lifetime_s=3600)  # nobody refreshes it
         request.connection.context.MTU = mtu_bytes
         answer = await hop.request(request, timeout_s=15)
 
