@@ -7,7 +7,6 @@ keep trying. An `inodeURL` that is a socket file stands for that file instead, o
 Payload IP means packets that start at the IP header, anything else whole Ethernet frames.
 """
 
-import errno
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Protocol
@@ -17,7 +16,6 @@ from forwarder.api.context import Side
 from forwarder.api.mechanisms import Memif
 from forwarder.dataplane import Port
 from forwarder.dataplane.spec import MemifPortSpec, Mode, Role
-from forwarder.errors import DataplaneError
 from forwarder.mechanisms import memif_place
 from forwarder.mechanisms.memif_place import MemifEnd, Place
 
@@ -91,27 +89,16 @@ class MemifMechanism:
             place = await Place.find(view.inode_url)
             stack.callback(place.close)
             if side is Side.CLIENT:
-                port, address = await self._listen(stack, place, connection)
+
+                async def listen(address: str) -> tuple[Port, str]:
+                    return await self._port(stack, Role.SERVER, address, place, connection), address
+
+                port, address = await place.listen(self._directory, connection.id, listen)
                 place.tell(connection, address)
             else:
                 address = place.target(view)
                 port = await self._port(stack, Role.CLIENT, address, place, connection)
             yield MemifOpenPort(side, connection, place, address, port)
-
-    async def _listen(
-        self, stack: AsyncExitStack, place: Place, connection: connection_pb2.Connection
-    ) -> tuple[Port, str]:
-        """Listens at the first address that nobody holds."""
-        held: DataplaneError | None = None
-        for address in place.addresses(self._directory, connection.id):
-            try:
-                return await self._port(stack, Role.SERVER, address, place, connection), address
-            except DataplaneError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise
-                held = error
-        assert held is not None
-        raise held
 
     async def _port(
         self, stack: AsyncExitStack, role: Role, address: str, place: Place, connection: connection_pb2.Connection

@@ -5,7 +5,6 @@ connects there is relayed to the endpoint's socket. Nobody counts the frames, an
 through us.
 """
 
-import errno
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -14,7 +13,6 @@ from forwarder.api.connection_pb2 import Connection
 from forwarder.api.context import Side
 from forwarder.api.mechanisms import Memif
 from forwarder.dataplane.memif_relay import MemifRelay, MemifTarget, open_memif_relay
-from forwarder.errors import DataplaneError
 from forwarder.mechanisms import Broken, memif_place
 from forwarder.mechanisms.memif_place import MemifEnd, Place
 
@@ -64,22 +62,13 @@ class DirectMemif:
             if side is Side.ENDPOINT:
                 yield MemifEnd(side, connection, place, place.target(view))
                 return
-            relay = await self._listen(stack, place, connection.id)
+
+            async def listen(address: str) -> MemifRelay:
+                return await stack.enter_async_context(open_memif_relay(address, place.descriptor))
+
+            relay = await place.listen(self._directory, connection.id, listen)
             place.tell(connection, relay.address)
             yield _Listening(connection, place, relay)
-
-    async def _listen(self, stack: AsyncExitStack, place: Place, connection_id: str) -> MemifRelay:
-        """Listens at the first address that nobody holds."""
-        held: DataplaneError | None = None
-        for address in place.addresses(self._directory, connection_id):
-            try:
-                return await stack.enter_async_context(open_memif_relay(address, place.descriptor))
-            except DataplaneError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise
-                held = error
-        assert held is not None
-        raise held
 
     @asynccontextmanager
     async def join(

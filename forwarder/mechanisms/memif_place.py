@@ -3,19 +3,22 @@
 An `inodeURL` names a network namespace, in which an abstract socket has its name, or a socket file.
 """
 
+import errno
 import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Iterator
-from typing import Final, Self
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Final, Self, TypeVar
 
 from forwarder.api import connection_pb2, constants
 from forwarder.api.context import Side
 from forwarder.api.mechanisms import Memif
-from forwarder.errors import InvalidRequest
+from forwarder.errors import DataplaneError, InvalidRequest
 from forwarder.mechanisms import inode_url
 from forwarder.netns import Netns, run_in
+
+T = TypeVar("T")
 
 _SUN_PATH_BYTES: Final = 108
 _OTHER_NAMES: Final = 3
@@ -91,6 +94,19 @@ class Place:
         yield _name(directory, connection_id)
         for _ in range(_OTHER_NAMES):
             yield _name(directory, f"{connection_id}.{secrets.token_hex(4)}")
+
+    async def listen(self, directory: str, connection_id: str, at: Callable[[str], Awaitable[T]]) -> T:
+        """Returns what `at` makes of the first address that nobody holds. Raises what it raises."""
+        held: DataplaneError | None = None
+        for address in self.addresses(directory, connection_id):
+            try:
+                return await at(address)
+            except DataplaneError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                held = error
+        assert held is not None
+        raise held
 
     def target(self, view: Memif) -> str:
         """Returns where the endpoint listens. Raises InvalidRequest when that was not told."""

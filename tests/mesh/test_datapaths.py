@@ -11,6 +11,7 @@ import pytest
 from forwarder.api.connection_pb2 import RESELECT_REQUESTED
 from forwarder.api.networkservice_pb2 import NetworkServiceRequest
 from forwarder.api.path import copy
+from forwarder.dataplane import Dataplane
 from forwarder.errors import NextHopError
 from forwarder.mesh.endpoint import kernel_end
 from tests.support.blackout import blackout
@@ -82,10 +83,12 @@ async def test_without_the_workers_both_pods_see_the_same_as_with_them(tmp_path,
     assert seen["kernel"] == seen["userspace"] == seen["redirect"]
 
 
-@pytest.mark.parametrize("datapath", ["userspace", "kernel", "redirect"])
-async def test_every_frame_is_counted_and_told_in_the_path(tmp_path, datapath):
+@pytest.mark.parametrize(
+    ("datapath", "workers"), [("userspace", 1), ("userspace", 2), ("userspace", 3), ("kernel", 1), ("redirect", 1)]
+)
+async def test_every_frame_is_counted_and_told_in_the_path(tmp_path, datapath, workers):
     """A6: as many as the pods' own interfaces say."""
-    async with domain(tmp_path, datapath=datapath) as mesh:
+    async with domain(tmp_path, datapath=datapath, dataplane=Dataplane(workers=workers)) as mesh:
         with pod() as netns:
             async with mesh.hop() as hop:
                 answer = await hop.request(mesh.request(kernel(netns)), timeout_s=10)
@@ -160,12 +163,17 @@ async def test_what_cannot_be_without_the_workers_is_refused_and_leaves_nothing(
                 await hop.close(answer, timeout_s=10)
 
 
-async def test_an_endpoint_pods_interface_that_is_deleted_or_moved_makes_the_connection_down(tmp_path):
-    async with domain(tmp_path, datapath="kernel") as mesh:
+@pytest.mark.parametrize(
+    ("datapath", "acts"),
+    [("kernel", ["delete", "set"]), ("redirect", ["delete"]), ("userspace", ["delete"])],
+)
+async def test_an_endpoint_pods_interface_that_is_deleted_or_moved_makes_the_connection_down(tmp_path, datapath, acts):
+    async with domain(tmp_path, datapath=datapath) as mesh:
         with pod() as netns, pod() as elsewhere:
             async with mesh.hop() as hop:
                 answer = await hop.request(mesh.request(kernel(netns)), timeout_s=10)
-                for act in (("delete",), ("set", "netns", f"/proc/self/fd/{elsewhere.fileno()}")):
+                moves = {"delete": ("delete",), "set": ("set", "netns", f"/proc/self/fd/{elsewhere.fileno()}")}
+                for act in (moves[each] for each in acts):
                     (theirs,) = links(mesh.endpoint_netns)
                     _ip_link(mesh.endpoint_pod, theirs, *act, keep=elsewhere.fileno())
                     async with asyncio.timeout(5):
