@@ -25,7 +25,7 @@ from forwarder.connection import path as paths
 from forwarder.connection.background import Background
 from forwarder.connection.monitor import Monitor
 from forwarder.connection.table import ConnectionTable, Entry
-from forwarder.errors import NextHopError
+from forwarder.errors import EndpointNotFound, NextHopError
 from forwarder.mechanisms import Datapath, Mechanisms
 from forwarder.mechanisms.userspace import Userspace, Vwires
 from forwarder.netns import NetnsWatch
@@ -160,7 +160,7 @@ class Forwarder:
                         self._watches.leave(entry.id, entry.held)
                         await forget_endpoint(self._parts, entry)
                     return await serve_request(self._parts, entry, request, position, call, self._events)
-                except NextHopError as error:
+                except (NextHopError, EndpointNotFound) as error:
                     if entry.established:
                         self._down(entry, f"a refresh failed: {error}")
                     raise

@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from forwarder.api.connection_pb2 import UP, Connection
-from forwarder.errors import DataplaneError, InvalidRequest, NextHopError
+from forwarder.errors import DataplaneError, EndpointNotFound, InvalidRequest, NextHopError
 from forwarder.service import Target
 from tests.support.cancellation import cancelled_at_wait
 from tests.support.clock import settle
@@ -23,9 +23,12 @@ class Found:
         self.urls = ["unix:///a", "unix:///b", "unix:///c"]
         self.kept: list[str] = []
         self.tried: list[str] = []
+        self.missing = False
 
     @asynccontextmanager
     async def find(self, connection: Connection) -> AsyncIterator[Iterable[Target]]:
+        if self.missing:
+            raise EndpointNotFound("network service endpoint 'a' is not registered")
         yield self._each()
 
     def _each(self) -> Iterable[Target]:
@@ -134,6 +137,18 @@ async def test_a_change_that_fails_at_another_endpoint_leaves_the_old_one_as_it_
     assert (choices.at("a").closes, len(choices.at("b").closes)) == ([], 1)
     await choices.close(answer)
     choices.none_left()
+
+
+async def test_a_refresh_whose_endpoint_is_not_known_any_more_is_told_as_down(choices: Choices) -> None:
+    answer = await choices.request(choices.first())
+    choices.found.missing = True
+    with pytest.raises(EndpointNotFound):
+        await choices.request(answer)
+    assert choices.forwarder.statistics().connections[0].state == "DOWN"
+    assert len(choices.world.held) == 3, "what carries frames stays"
+    choices.found.missing = False
+    await choices.request(answer)
+    assert choices.forwarder.statistics().connections[0].state == "UP"
 
 
 async def test_the_listener_goes_with_a_connection_that_moves(choices: Choices) -> None:
