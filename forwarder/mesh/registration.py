@@ -1,10 +1,11 @@
 """Keeps an endpoint known to a registry: registers, refreshes, notices that it was forgotten, and leaves.
 
 ```
- lend a channel ─► Register ─► refresh at two thirds of the lifetime ─┐
-      ▲                │            ▲                                 │
-      │                └─► watch on the own name ── still known ──────┘
-      └── pause ◄── the watch broke, the name was removed, a Register failed
+ ┌─► lend a channel ─► Register ─► watch on the own name ─┬─ two thirds of the lifetime are over ─┐
+ │                        │                               │                                       │
+ ├── pause ◄──────────────┴─ failed ◄──── it broke, or ───┘                                       │
+ │                                        we were removed                                         │
+ └────────────────────────────────────────────────────────────────────────────────────────────────┘
 ```
 
 A registry that restarts has lost its registrations and breaks the watch. One that vanishes
@@ -98,8 +99,11 @@ class Registration:
         pause = FIRST_PAUSE_S
         while True:
             try:
+                # Lent anew each time: a channel is as good as the certificates that it began with.
                 async with self._channels.lend(self._url) as channel:
                     await self._stay(NetworkServiceEndpointRegistry(channel), channel)
+                pause = FIRST_PAUSE_S
+                continue
             except (ForwarderError, TimeoutError) as error:
                 if self.registered.is_set():
                     pause = FIRST_PAUSE_S
@@ -110,23 +114,21 @@ class Registration:
             pause = min(2 * pause, LAST_PAUSE_S)
 
     async def _stay(self, registry: NetworkServiceEndpointRegistry, channel: Channel) -> None:
-        """Registers and refreshes until the registry has forgotten us, which is raised as NextHopError."""
+        """Registers, and returns when it is time to do so again.
+
+        Raises NextHopError as soon as the registry has forgotten us.
+        """
         delay = await self._register(registry, channel)
         forgotten = asyncio.create_task(self._forgotten(registry), name="watch on our own name")
+        due = asyncio.create_task(self._clock.sleep(delay), name="refresh of the registration")
         try:
-            while True:
-                due = asyncio.create_task(self._clock.sleep(delay), name="refresh of the registration")
-                try:
-                    await asyncio.wait([forgotten, due], return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    due.cancel()
-                    await asyncio.wait([due])
-                if forgotten.done():
-                    raise NextHopError(f"registry {self._url}: {forgotten.result()}", status="UNAVAILABLE")
-                delay = await self._register(registry, channel)
+            await asyncio.wait([forgotten, due], return_when=asyncio.FIRST_COMPLETED)
+            if forgotten.done():
+                raise NextHopError(f"registry {self._url}: {forgotten.result()}", status="UNAVAILABLE")
         finally:
-            forgotten.cancel()
-            await asyncio.wait([forgotten])
+            for task in (forgotten, due):
+                task.cancel()
+            await asyncio.wait([forgotten, due])
 
     async def _register(self, registry: NetworkServiceEndpointRegistry, channel: Channel) -> float:
         """Registers, and returns after how many seconds to do so again."""
