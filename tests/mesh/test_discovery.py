@@ -19,7 +19,7 @@ from forwarder.api.registry_pb2 import (
     NetworkServiceEndpoint,
     NetworkServiceLabels,
 )
-from forwarder.cli.forwarder import endpoint_of, mechanisms
+from forwarder.cli.forwarder import endpoint_of, means
 from forwarder.clock import SystemClock
 from forwarder.dataplane import Dataplane
 from forwarder.errors import NextHopError
@@ -107,15 +107,15 @@ async def mesh(directory: Path) -> AsyncIterator[Mesh]:
     async with AsyncExitStack() as stack:
         manager = await stack.enter_async_context(managed(manager_url, Manager()))
         dataplane = await stack.enter_async_context(Dataplane())
-        served, direct = await stack.enter_async_context(mechanisms(dataplane))
+        made = stack.enter_context(means(dataplane))
         channels = await stack.enter_async_context(Channels())
         forwarder = Forwarder(
             name="fwd",
-            mechanisms=served,
+            mechanisms=made.mechanisms,
             vwires=dataplane,
             next_hops=DiscoveredNextHops(channels, manager_url, clock),
             dial=dialler(channels),
-            direct=direct,
+            direct=made.direct,
         )
         endpoints = await stack.enter_async_context(AsyncExitStack())
         await stack.enter_async_context(forwarder)
