@@ -2,9 +2,8 @@
 
 Within a process a mechanism names its network namespace by a file, `file:///proc/...`. On the
 wire the value is `inode://<device>/<inode>`, both decimal, of that file; a receiver either has
-been sent the file itself over the same unix socket or looks for the namespace by its number.
-Passing open files over the socket comes in here, as another implementation of Descriptors,
-without the other rooms noticing.
+been sent the file itself over the same unix socket (`socket_files`) or looks for the namespace by
+its number.
 
 Source: Network Service Mesh sdk, `common/mechanisms/sendfd` and `recvfd`.
 """
@@ -12,7 +11,7 @@ Source: Network Service Mesh sdk, `common/mechanisms/sendfd` and `recvfd`.
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Final, Protocol
 from urllib.parse import quote, unquote
 
@@ -22,8 +21,8 @@ from forwarder.errors import InvalidRequest
 from forwarder.rpc.address import Address
 
 _OWN_PROCESS: Final = re.compile(r"/+proc/+(self|thread-self)(/|$)")
-_OPEN_FILE: Final = re.compile(r"unix://(?P<path>/proc/(?:self|[0-9]{1,10})/fd/[0-9]{1,10})", re.ASCII)
-_INODE: Final = re.compile(r"inode://[0-9]{1,20}/[0-9]{1,20}", re.ASCII)
+OPEN_FILE: Final = re.compile(r"unix://(?P<path>/proc/(?:self|[0-9]{1,10})/fd/[0-9]{1,10})", re.ASCII)
+_INODE: Final = re.compile(r"inode://([0-9]{1,20})/([0-9]{1,20})", re.ASCII)
 
 
 class Descriptors(Protocol):
@@ -40,6 +39,14 @@ class Descriptors(Protocol):
         """Turns a `file://` URL of this process into the `inode://` one for the peer.
 
         Other URLs stay. Raises InvalidRequest if there is no such file.
+        """
+        ...
+
+    def kept(self) -> AbstractContextManager[None]:
+        """Keeps the URLs that `received` returns good for as long as the context lasts.
+
+        They are good for the call anyway, and for as long as anybody keeps those of the same
+        connection; in that time the same file has the same URL.
         """
         ...
 
@@ -73,6 +80,16 @@ class PassThrough:
             raise InvalidRequest(f"inodeURL {url!r}: cannot look at {path}", detail=reason) from error
         return f"inode://{found.st_dev}/{found.st_ino}"
 
+    def kept(self) -> AbstractContextManager[None]:
+        """Keeps nothing: there is nothing that could go."""
+        return nullcontext()
+
+
+def inode_of(url: str) -> tuple[int, int] | None:
+    """Returns device and inode number of an `inode://` URL, None for any other."""
+    match = _INODE.fullmatch(url)
+    return None if match is None else (int(match[1]), int(match[2]))
+
 
 def _names_reader(path: str) -> bool:
     """Says whether `path` means another file for each process that reads it."""
@@ -101,6 +118,14 @@ def send(descriptors: Descriptors, mechanisms: Iterable[Mechanism]) -> dict[str,
                 mapping[new] = old
                 view.inode_url = new
     return mapping
+
+
+def by_number(mechanism: Mechanism) -> None:
+    """Rewrites, in place, the `inodeURL` of a mechanism for one who is only told of it, and not sent the file."""
+    view = View(mechanism)
+    if view.inode_url.startswith("file://"):
+        with suppress(InvalidRequest):
+            view.inode_url = PassThrough().sent(view.inode_url)
 
 
 def restore(mapping: dict[str, str], mechanism: Mechanism) -> bool:
@@ -135,7 +160,7 @@ def held_socket(url: str) -> Iterator[str]:
     It is `url` itself, but for one that names an open file of somebody's, `unix:///proc/…/fd/…`:
     then a file of our own is opened, and closed on leaving. Raises InvalidRequest if that fails.
     """
-    match = _OPEN_FILE.fullmatch(url)
+    match = OPEN_FILE.fullmatch(url)
     if match is None:
         yield url
         return

@@ -13,16 +13,14 @@ from forwarder.errors import InvalidRequest, RemoteProtocolError
 from forwarder.rpc import descriptors, status
 from forwarder.rpc.channel import Channel
 from forwarder.rpc.connection_pb2_grpc import MonitorConnectionStub
-from forwarder.rpc.descriptors import Descriptors, PassThrough
 from forwarder.rpc.networkservice_pb2_grpc import NetworkServiceStub
 
 
 class NextHop:
     """Makes a connection's RPCs. Messages given are left unchanged; what comes back is new."""
 
-    def __init__(self, channel: Channel, *, files: Descriptors | None = None) -> None:
+    def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._files: Descriptors = files or PassThrough()
         self._service = NetworkServiceStub(channel.grpc)
         self._monitor = MonitorConnectionStub(channel.grpc)
 
@@ -30,7 +28,8 @@ class NextHop:
         """Asks for a connection and returns what was agreed.
 
         `timeout_s` goes along as the deadline; None means none. A namespace given as `file://`
-        is sent as `inode://`, and comes back as it was given.
+        is sent as `inode://`, and comes back as it was given. One that the server sent the file of
+        comes as `file:///proc/<pid>/fd/<n>`: `Channels.kept` says for how long.
         Raises NextHopError with the server's status and detail, and RemoteProtocolError if the answer
         names a namespace that cannot be meant; the connection is closed again then.
         """
@@ -38,20 +37,23 @@ class NextHop:
         offered = [*request.mechanism_preferences]
         if request.connection.HasField("mechanism"):
             offered.append(request.connection.mechanism)
-        mapping = descriptors.send(self._files, offered)
-        try:
-            connection = await self._service.Request(request, timeout=timeout_s, metadata=self._channel.metadata())
-        except grpc.aio.AioRpcError as error:
-            raise status.next_hop_error(error, f"Request to {self._channel.address}") from error
-        if connection.HasField("mechanism") and not descriptors.restore(mapping, connection.mechanism):
+        files = self._channel.files(request.connection.id, timeout_s)
+        with files.kept():
+            mapping = descriptors.send(files, offered)
             try:
-                await descriptors.receive(self._files, [connection.mechanism])
-            except InvalidRequest as error:
-                await self.close(connection, timeout_s=timeout_s)
-                raise RemoteProtocolError(
-                    f"Request to {self._channel.address} was answered with an unusable mechanism", detail=str(error)
-                ) from error
-        return connection
+                connection = await self._service.Request(request, timeout=timeout_s, metadata=self._channel.metadata())
+            except grpc.aio.AioRpcError as error:
+                raise status.next_hop_error(error, f"Request to {self._channel.address}") from error
+            if connection.HasField("mechanism") and not descriptors.restore(mapping, connection.mechanism):
+                try:
+                    await descriptors.receive(files, [connection.mechanism])
+                except InvalidRequest as error:
+                    await self.close(connection, timeout_s=timeout_s)
+                    raise RemoteProtocolError(
+                        f"Request to {self._channel.address} was answered with an unusable mechanism",
+                        detail=str(error),
+                    ) from error
+            return connection
 
     async def close(self, connection: Connection, *, timeout_s: float | None = None) -> None:
         """Closes a connection.
@@ -60,7 +62,7 @@ class NextHop:
         """
         connection = copy(connection)
         if connection.HasField("mechanism"):
-            descriptors.send(self._files, [connection.mechanism])
+            descriptors.send(self._channel.files(connection.id), [connection.mechanism])
         try:
             await self._service.Close(connection, timeout=timeout_s, metadata=self._channel.metadata())
         except grpc.aio.AioRpcError as error:

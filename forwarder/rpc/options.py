@@ -18,8 +18,10 @@ CHANNEL: Final[list[tuple[str, int]]] = [
     ("grpc.enable_retries", 0),
     # Dial timeouts are below a second; the defaults are one second and two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
+    # In spite of its name, how long an attempt may take: until the server's first frame is there,
+    # however far or busy it is. Whoever dials has a limit of his own.
+    ("grpc.min_reconnect_backoff_ms", 20_000),
     # A dead peer is noticed on a quiet stream. grpc-go drops clients that ping more often than
     # every five minutes.
     ("grpc.keepalive_time_ms", 310_000),

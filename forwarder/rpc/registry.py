@@ -12,8 +12,9 @@ wire is in `descriptors`.
 Source: Network Service Mesh sdk, `pkg/registry/common/grpcmetadata`, `sendfd` and `recvfd`.
 """
 
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Self, TypeVar
 
@@ -36,6 +37,8 @@ from forwarder.rpc.registry_pb2_grpc import NetworkServiceEndpointRegistryStub, 
 
 PATH: Final = "path"
 """Metadata key of the path, with the request and, initially, with the response."""
+
+_FINDS: Final = itertools.count()
 
 Sent = TypeVar("Sent", bound=Message)
 M = TypeVar("M", bound=Message)
@@ -112,7 +115,7 @@ class NetworkServiceEndpointRegistry:
         socket is not there.
         """
         sent = copy(endpoint)
-        sent.url = descriptors.sent_socket(self._channel.descriptors, endpoint.url)
+        sent.url = descriptors.sent_socket(self._channel.files(endpoint.name), endpoint.url)
         message, returned = await _unary(self._channel, self._service.Register, sent, path, timeout_s, "Register")
         if message.url == sent.url:
             message.url = endpoint.url
@@ -128,7 +131,7 @@ class NetworkServiceEndpointRegistry:
         """
         sent = copy(endpoint)
         try:
-            sent.url = descriptors.sent_socket(self._channel.descriptors, endpoint.url)
+            sent.url = descriptors.sent_socket(self._channel.files(endpoint.name), endpoint.url)
         except InvalidRequest:
             sent.url = ""  # the name says which one is meant
         _, returned = await _unary(self._channel, self._service.Unregister, sent, path, timeout_s, "Unregister")
@@ -149,15 +152,25 @@ class NetworkServiceEndpointRegistry:
         query = NetworkServiceEndpointQuery(network_service_endpoint=pattern, watch=watch)
         stream = self._service.Find(query, timeout=timeout_s, metadata=self._channel.metadata())
 
+        number = next(_FINDS)
+        kept: dict[str, ExitStack] = {}
+
         async def receive(answer: NetworkServiceEndpointResponse) -> None:
+            endpoint = answer.network_service_endpoint
+            if (last := kept.pop(endpoint.name, None)) is not None:
+                last.close()
             if not answer.deleted:
-                endpoint = answer.network_service_endpoint
-                endpoint.url = await descriptors.received_socket(self._channel.descriptors, endpoint.url)
+                files = self._channel.files(f"find {number} {endpoint.name}")
+                stack = kept[endpoint.name] = ExitStack()
+                stack.enter_context(files.kept())
+                endpoint.url = await descriptors.received_socket(files, endpoint.url)
 
         try:
             yield Found(stream, NetworkServiceEndpointResponse, f"Find to {self._channel.address}", receive)
         finally:
             stream.cancel()
+            for stack in kept.values():
+                stack.close()
 
 
 class Found(Generic[Answer]):

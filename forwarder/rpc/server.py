@@ -2,21 +2,25 @@
 
 import asyncio
 import socket
-import stat
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from forwarder.api.x509 import Identity
 from forwarder.errors import ConfigError, InvalidRequest
 from forwarder.rpc import options
 from forwarder.rpc.address import Address, Family
+from forwarder.rpc.front import Front
+from forwarder.rpc.listen import listening
 from forwarder.rpc.services import Running, Service
+from forwarder.rpc.tls import TlsIdentity
 
 AsyncHealthServicer = health.aio.HealthServicer  # type: ignore[attr-defined]  # not in its stub
 
@@ -39,12 +43,18 @@ class Server:
 
 @asynccontextmanager
 async def serve(
-    services: Sequence[Service], listen_on: Sequence[str], *, drain_s: float = DRAIN_S
+    services: Sequence[Service],
+    listen_on: Sequence[str],
+    *,
+    identity: Identity | None = None,
+    drain_s: float = DRAIN_S,
 ) -> AsyncIterator[Server]:
     """Serves `services`, health and reflection for as long as the context lasts.
 
     `listen_on` holds `unix:///path` and `tcp://host:port` URLs. A unix socket's directory is made
     if missing, a stale socket removed, its mode becomes 0777 as clients run as anybody.
+    With an `identity`, every address takes only peers that prove theirs by TLS, and shows ours as it
+    is at the time; without, everybody. Open files pass beside the messages on unix sockets.
     Health is SERVING for "" and for each service.
     On leaving, new RPCs are refused, unary ones may finish within `drain_s`, then what still runs
     is cancelled and waited for, and the sockets are gone.
@@ -55,7 +65,12 @@ async def serve(
     servicer = AsyncHealthServicer()
     async with AsyncExitStack() as stack:
         try:
-            addresses = tuple(stack.enter_context(_bound(server, url)) for url in listen_on)
+            bound = [stack.enter_context(_bound(server, url, secured=identity is not None)) for url in listen_on]
+            listeners = [listener for _, listener in bound if listener is not None]
+            if listeners:
+                inner = Path(stack.enter_context(TemporaryDirectory(prefix="vwire-"))) / "grpc"
+                _add_port(server, f"unix:{inner}", str(inner))
+                running.front = Front(inner, TlsIdentity(identity) if identity is not None else None)
         except BaseException:
             # gRPC closes the ports of a server only if it was started. It offers nothing yet.
             await _wholly(server.start())
@@ -70,36 +85,31 @@ async def serve(
             await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
         try:
             await _wholly(server.start())
-            yield Server(addresses=addresses)
+            with running.front.accepting(listeners) if running.front is not None else nullcontext():
+                yield Server(addresses=tuple(address for address, _ in bound))
         finally:
             await _wholly(_stop(server, servicer, running, drain_s))
 
 
 @contextmanager
-def _bound(server: grpc.aio.Server, url: str) -> Iterator[Address]:
-    """Binds one listen URL; on leaving, a unix socket's file is gone."""
+def _bound(server: grpc.aio.Server, url: str, *, secured: bool) -> Iterator[tuple[Address, socket.socket | None]]:
+    """Binds one listen URL; yields what was bound, and a socket if peers are not to reach gRPC itself.
+
+    That is so where there is TLS, and on unix sockets, for the open files.
+    """
     try:
         address = Address.parse(url)
     except InvalidRequest as error:
         raise ConfigError(f"listen on {url}", detail=str(error)) from error
-    match address.family:
-        case Family.UNIX:
-            path = Path(address.path)
-            _make_way(path)
-            _add_port(server, f"unix:{path}", url)
-            ours = path.stat().st_ino
-            try:
-                path.chmod(0o777)
-                yield address
-            finally:
-                if path.exists() and path.stat().st_ino == ours:
-                    path.unlink()
-        case Family.TCP:
-            wildcard = Address(family=Family.TCP, host=address.host or "::", port=address.port)
-            port = _add_port(server, wildcard.host_port, url)
-            yield Address(family=Family.TCP, host=address.host, port=port)
-        case Family.INODE:
-            raise ConfigError(f"listen on {url}: names a socket that exists already")
+    if address.family is Family.INODE:
+        raise ConfigError(f"listen on {url}: names a socket that exists already")
+    if address.family is Family.UNIX or secured:
+        with listening(address) as (listener, bound):
+            yield bound, listener
+    else:
+        wildcard = Address(family=Family.TCP, host=address.host or "::", port=address.port)
+        port = _add_port(server, wildcard.host_port, url)
+        yield Address(family=Family.TCP, host=address.host, port=port), None
 
 
 def _add_port(server: grpc.aio.Server, target: str, url: str) -> int:
@@ -110,38 +120,6 @@ def _add_port(server: grpc.aio.Server, target: str, url: str) -> int:
     if port == 0:
         raise ConfigError(f"listen on {url}: {target} could not be bound")
     return port
-
-
-def _make_way(path: Path) -> None:
-    """Makes the directory of a unix socket, and removes a socket that nobody answers on.
-
-    Raises ConfigError if `path` is something else, or somebody answers.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            mode = path.lstat().st_mode
-        except FileNotFoundError:
-            return
-        if not stat.S_ISSOCK(mode):
-            raise ConfigError(f"listen on {path}: a file that is not a socket is there")
-        if _answers(path):
-            raise ConfigError(f"listen on {path}: another process listens there")
-        path.unlink()
-    except OSError as error:
-        raise ConfigError(f"listen on {path}", detail=error.strerror or str(error)) from error
-
-
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(str(path))
-        except BlockingIOError:
-            return True  # its backlog is full
-        except ConnectionRefusedError:
-            return False
-        return True
 
 
 async def _wholly(step: Coroutine[Any, Any, None]) -> None:
@@ -172,3 +150,5 @@ async def _stop(server: grpc.aio.Server, servicer: Any, running: Running, drain_
             task.cancel()
     if left:
         await asyncio.wait(left)
+    if running.front is not None:
+        await running.front.aclose()

@@ -13,10 +13,15 @@ from google.protobuf.message import Message
 
 from forwarder.api import connection_pb2, networkservice_pb2
 from forwarder.api.connection_pb2 import Connection, ConnectionEvent, MonitorScopeSelector
+from forwarder.api.mechanisms import View
 from forwarder.api.networkservice_pb2 import NetworkServiceRequest
 from forwarder.api.path import copy
 from forwarder.rpc import connection_pb2_grpc, descriptors, networkservice_pb2_grpc, status
 from forwarder.rpc.call import Call
+from forwarder.rpc.descriptors import Descriptors, PassThrough
+from forwarder.rpc.files import KeptFiles
+from forwarder.rpc.front import Front
+from forwarder.rpc.socket_files import SocketFiles
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -48,12 +53,16 @@ class MonitorHandler(Protocol):
 
 @dataclass(slots=True)
 class Running:
-    """The RPCs that a server is answering."""
+    """The RPCs that a server is answering, and what came with them."""
 
     tasks: set[asyncio.Task[object]] = field(default_factory=set)
     unary: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while no unary RPC runs."""
+    front: Front | None = None
+    """What stands between the peers and gRPC, on addresses that have one."""
+    files: KeptFiles = field(default_factory=KeptFiles)
+    """What came with RPCs and is needed still."""
 
     def __post_init__(self) -> None:
         self.idle.set()
@@ -125,7 +134,8 @@ class _NetworkServiceServicer(networkservice_pb2_grpc.NetworkServiceServicer):
                 descriptors.send(call.descriptors, [connection.mechanism])
             return connection
 
-        return await _unary(self._running, context, "/networkservice.NetworkService/Request", answer)
+        method = "/networkservice.NetworkService/Request"
+        return await _unary(self._running, context, method, answer, request.connection.id)
 
     async def Close(  # noqa: N802 - gRPC's name
         self, request: Connection, context: "grpc.aio.ServicerContext[Connection, Empty]"
@@ -136,7 +146,7 @@ class _NetworkServiceServicer(networkservice_pb2_grpc.NetworkServiceServicer):
             await self._handler.close(request, call)
             return Empty()
 
-        return await _unary(self._running, context, "/networkservice.NetworkService/Close", answer)
+        return await _unary(self._running, context, "/networkservice.NetworkService/Close", answer, request.id)
 
 
 class _MonitorConnectionServicer(connection_pb2_grpc.MonitorConnectionServicer):
@@ -153,8 +163,19 @@ class _MonitorConnectionServicer(connection_pb2_grpc.MonitorConnectionServicer):
             self._running,
             context,
             "/connection.MonitorConnection/MonitorConnections",
-            lambda call: self._handler.monitor(request, call),
+            lambda call: _told(self._handler.monitor(request, call)),
         )
+
+
+async def _told(events: AsyncGenerator[ConnectionEvent, None]) -> AsyncGenerator[ConnectionEvent, None]:
+    """Names namespaces for one who is not sent the files."""
+    async with aclosing(events):
+        async for event in events:
+            if any(View(each.mechanism).inode_url.startswith("file:") for each in event.connections.values()):
+                event = copy(event)  # noqa: PLW2901 - the handler's own stays as it is
+                for each in event.connections.values():
+                    descriptors.by_number(each.mechanism)
+            yield event
 
 
 async def _unary(
@@ -162,11 +183,14 @@ async def _unary(
     context: "grpc.aio.ServicerContext[Request, Response]",
     method: str,
     answer: Callable[[Call], Awaitable[Response]],
+    connection_id: str,
 ) -> Response:
-    """Runs one RPC with one answer; an exception becomes its status."""
+    """Runs one RPC with one answer, about one connection; an exception becomes its status."""
     with running.one(unary=True):
         try:
-            return await answer(_call(context, method))
+            call = _call(running, context, method, connection_id)
+            with call.descriptors.kept():
+                return await answer(call)
         except Exception as error:  # the boundary to gRPC; CancelledError passes
             failure = error
         return await _fail(context, failure)
@@ -182,7 +206,7 @@ async def stream(
     with running.one(unary=False):
         try:
             # The generator is closed in this task, at once, and not when it is collected.
-            async with aclosing(answers(_call(context, method))) as messages:
+            async with aclosing(answers(_call(running, context, method))) as messages:
                 async for message in messages:
                     await context.write(message)
         except Exception as error:  # the boundary to gRPC; CancelledError passes
@@ -198,11 +222,24 @@ async def _fail(context: "grpc.aio.ServicerContext[Request, Response]", error: E
     await context.abort(code, detail)
 
 
-def _call(context: "grpc.aio.ServicerContext[Request, Response]", method: str) -> Call:
+def _call(
+    running: Running,
+    context: "grpc.aio.ServicerContext[Request, Response]",
+    method: str,
+    connection_id: str = "",
+) -> Call:
     remaining_s = context.time_remaining()
+    deadline = None if remaining_s is None else time.monotonic() + remaining_s
+    transport = running.front.transport(context.peer()) if running.front is not None else None
+    peer = transport.peer if transport is not None else None
+    files: Descriptors = PassThrough()
+    if transport is not None and transport.carries_files:
+        files = SocketFiles(transport, running.files, connection_id, deadline)
     return Call(
         method=method,
         peer=context.peer(),
         metadata=tuple((key, value) for key, value in context.invocation_metadata() or () if isinstance(value, str)),
-        deadline=None if remaining_s is None else time.monotonic() + remaining_s,
+        deadline=deadline,
+        tls_peer=peer,
+        descriptors=files,
     )

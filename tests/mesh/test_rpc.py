@@ -46,6 +46,17 @@ def own_netns_by_numbers() -> str:
     return f"inode://{found.st_dev}/{found.st_ino}"
 
 
+def is_own_netns(path: str) -> bool:
+    return Path(path).exists() and Path(path).samefile("/proc/thread-self/ns/net")
+
+
+def file_of(mechanism: Mechanism) -> str:
+    """The path that a mechanism names its namespace by."""
+    url = Kernel(mechanism).inode_url
+    assert url.startswith(f"file:///proc/{os.getpid()}/fd/")
+    return url.removeprefix("file://")
+
+
 class Handler:
     """Answers with what it was asked, and remembers everything."""
 
@@ -167,23 +178,38 @@ async def test_what_the_caller_gave_is_left_unchanged(unix: str) -> None:
 # --- Namespaces -----------------------------------------------------------------------------
 
 
-async def test_a_namespace_travels_by_its_numbers_and_comes_back_as_it_was_named(unix: str) -> None:
-    handler = Handler()
+async def test_a_namespace_travels_as_an_open_file_and_comes_back_as_it_was_named(unix: str) -> None:
+    class Looks(Handler):
+        async def request(self, request: NetworkServiceRequest, call: Call) -> Connection:
+            self.seen = os.stat(file_of(request.mechanism_preferences[0]))
+            return await super().request(request, call)
+
+    handler = Looks()
     async with running(handler, unix) as (_, _, hop):
         connection = await hop.request(a_request(inodeURL=OWN_NETNS), timeout_s=10)
         await hop.close(connection, timeout_s=10)
-    on_the_wire = own_netns_by_numbers()
-    assert Kernel(handler.requests[0].mechanism_preferences[0]).inode_url == on_the_wire
+    assert os.path.samestat(handler.seen, os.stat("/proc/thread-self/ns/net"))
     assert Kernel(connection.mechanism).inode_url == OWN_NETNS
-    assert Kernel(handler.closed[0].mechanism).inode_url == on_the_wire
+    for mechanism in (handler.requests[0].mechanism_preferences[0], handler.closed[0].mechanism):
+        assert not is_own_netns(file_of(mechanism))  # nobody kept it
 
 
-async def test_a_handler_s_own_namespace_comes_back_by_its_numbers(unix: str) -> None:
+async def test_a_namespace_travels_by_its_numbers_where_no_files_can() -> None:
+    handler = Handler()
+    async with running(handler, "tcp://127.0.0.1:0") as (_, _, hop):
+        await hop.request(a_request(inodeURL=OWN_NETNS), timeout_s=10)
+    assert Kernel(handler.requests[0].mechanism_preferences[0]).inode_url == own_netns_by_numbers()
+
+
+async def test_a_handler_s_own_namespace_comes_back_as_an_open_file_for_as_long_as_it_is_kept(unix: str) -> None:
     handler = Handler()
     handler.answer = lambda connection: connection.mechanism.parameters.update(inodeURL=OWN_NETNS)
-    async with running(handler, unix) as (_, _, hop):
-        connection = await hop.request(a_request(), timeout_s=10)
-    assert Kernel(connection.mechanism).inode_url == own_netns_by_numbers()
+    async with running(handler, unix) as (_, channel, hop):
+        with channel.files("nsc-0").kept():
+            path = file_of((await hop.request(a_request(), timeout_s=10)).mechanism)
+            assert is_own_netns(path)
+            assert file_of((await hop.request(a_request(), timeout_s=10)).mechanism) == path
+        assert not is_own_netns(path)
 
 
 @pytest.mark.parametrize("field", ["preference", "mechanism"])
