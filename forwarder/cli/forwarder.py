@@ -43,7 +43,6 @@ from forwarder.security import TokenMetadata
 from forwarder.service import ConfiguredNextHops, Forwarder
 from forwarder.service.datapaths import Wanted
 from forwarder.service.discovered import DiscoveredNextHops
-from forwarder.service.next_hops import dialler
 from forwarder.tuning import Profile
 
 BUILT_IN = Profile()
@@ -183,7 +182,7 @@ async def run(settings: config.ForwarderSettings, configured: ConfiguredNextHops
                     vwires=dataplane,
                     next_hops=DiscoveredNextHops(channels, manager, clock) if manager else configured,
                     tokens=tokens,
-                    dial=dialler(channels),
+                    channels=channels,
                     mechanism_priority=settings.mechanism_priority,
                     default_payload=settings.default_payload,
                     direct=made.direct,

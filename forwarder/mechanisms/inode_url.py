@@ -68,6 +68,7 @@ def open_netns(inode_url: str) -> Netns:
 def identify(inode_url: str) -> tuple[Identity, str] | None:
     """Returns the identity of the namespace and the path the URL gives for it, if it gives one.
 
+    An open file of ours is no such path: it says nothing of who is there.
     None when the URL leads to something else, or nowhere.
     """
     try:
@@ -79,7 +80,8 @@ def identify(inode_url: str) -> tuple[Identity, str] | None:
         return None
     if status.st_dev != os.stat("/proc/self/ns/net").st_dev:
         return None
-    return (status.st_dev, status.st_ino), target
+    own = target.startswith(f"/proc/{os.getpid()}/fd/")  # a file that we hold keeps no pod
+    return (status.st_dev, status.st_ino), "" if own else target
 
 
 def means(inode_url: str, identity: Identity) -> bool:

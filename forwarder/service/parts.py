@@ -1,6 +1,7 @@
 """What the steps of a Request work with."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from forwarder.clock import Clock
@@ -24,6 +25,8 @@ class Parts:
     """For a Request that does not say which datapath it wants."""
     next_hops: NextHops
     dial: Dial
+    kept: Callable[[str], AbstractContextManager[None]]
+    """Keeps the open files that the next hops of a connection, given by our id for it, have sent."""
     tokens: TokenSource
     access: Access
     clock: Clock

@@ -56,7 +56,7 @@ async def serve_request(
     wish = datapaths.wish(connection, parts.datapath)
     _recall(connection, position, entry.connection)
 
-    held = entry.held or _hold(parts, entry, events)
+    held = entry.held or _hold(parts, entry, call, events)
     attempt = Attempt(
         parts=parts, held=held, connection=connection, position=position, call=call,
         asked=asked, wish=wish, seconds=entry.seconds,
@@ -93,7 +93,7 @@ def _recall(connection: Connection, position: Position, last: Connection | None)
     )
 
 
-def _hold(parts: Parts, entry: Entry[Held], events: Events) -> Held:
+def _hold(parts: Parts, entry: Entry[Held], call: Call, events: Events) -> Held:
     """Makes what a new connection keeps, with its undoing on the stack: the next hop comes last."""
     held = Held(
         wiring=Wiring(parts.datapaths, entry.id, lambda why: events.broken(entry, why)),
@@ -101,6 +101,10 @@ def _hold(parts: Parts, entry: Entry[Held], events: Events) -> Held:
         pods=Pods(parts.namespaces, lambda url: events.abandoned(entry, url)),
         established_at=parts.clock.now(),
     )
+
+    # Mechanisms name files that came with the caller's Request and with next hops' answers.
+    entry.stack.enter_context(call.descriptors.kept())
+    entry.stack.enter_context(parts.kept(entry.id))
 
     async def leave_next_hop() -> None:
         if held.downstream is not None:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from time import monotonic
 from typing import Self
 
@@ -59,6 +59,7 @@ class Forwarder:
         tokens: TokenSource | None = None,
         access: Access | None = None,
         dial: Dial | None = None,
+        channels: Channels | None = None,
         clock: Clock | None = None,
         mechanism_priority: Sequence[str] = (),
         default_payload: str = constants.IP,
@@ -71,7 +72,8 @@ class Forwarder:
         `direct` are the datapaths that do without it, best first; `datapath` says which of all
         these a vWire gets that does not ask for one.
         Without `tokens`, unsigned ones are made; without `access`, everybody may do everything.
-        `dial` reaches next hops; by default with gRPC.
+        Next hops are reached by gRPC over `channels`, or over some of its own, unless `dial` does it
+        another way.
         `default_payload` is for connections that neither the Request nor the finder of the next hop
         gives one; registries take a network service without payload to be IP.
         With `keep`, vWires are left to a successor at the end: it is called before they are closed, and
@@ -83,7 +85,10 @@ class Forwarder:
         self._table: ConnectionTable[Held] = ConnectionTable()
         self._monitor = Monitor()
         self._background = Background()
-        self._channels = Channels(credentials=TokenMetadata(tokens))
+        self._own = AsyncExitStack()
+        if channels is None:
+            channels = Channels(credentials=TokenMetadata(tokens))
+            self._own.push_async_callback(channels.aclose)
         self._namespaces = NetnsWatch()
         self._parts = Parts(
             name=name,
@@ -91,7 +96,8 @@ class Forwarder:
             datapaths=Datapaths(mechanisms=mechanisms, userspace=Userspace(mechanisms, vwires), direct=direct),
             datapath=datapath,
             next_hops=next_hops,
-            dial=dial or dialler(self._channels),
+            dial=dial or dialler(channels),
+            kept=channels.kept,
             tokens=tokens,
             access=Access() if access is None else access,
             clock=clock,
@@ -124,6 +130,7 @@ class Forwarder:
             await self._table.close_all(self._closed)
         await self._background.aclose()
         await self._namespaces.aclose()
+        await self._own.aclose()
 
     def _leave_to_successor(self, keep: Callable[[], None]) -> None:
         """Sees to it that closing tells nobody and takes nothing away: those who watch us hear that we have gone."""

@@ -30,7 +30,6 @@ from forwarder.netns import Netns
 from forwarder.rpc import Channels, NextHop, dial, monitor_connection, network_service, serve
 from forwarder.service import Forwarder
 from forwarder.service.discovered import DiscoveredNextHops
-from forwarder.service.next_hops import dialler
 from tests.support.connections import connection
 from tests.support.domain import kernel, links, ping, pod
 from tests.support.manager import Manager, managed
@@ -114,7 +113,7 @@ async def mesh(directory: Path) -> AsyncIterator[Mesh]:
             mechanisms=made.mechanisms,
             vwires=dataplane,
             next_hops=DiscoveredNextHops(channels, manager_url, clock),
-            dial=dialler(channels),
+            channels=channels,
             direct=made.direct,
         )
         endpoints = await stack.enter_async_context(AsyncExitStack())

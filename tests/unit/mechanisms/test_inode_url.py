@@ -96,3 +96,13 @@ def test_a_namespace_is_identified_by_its_url_and_other_files_are_none(tmp_path)
     assert inode_url.identify(f"file://{path}") == ((own.st_dev, own.st_ino), path)
     for other in (f"file://{tmp_path}", f"file://{tmp_path}/none", "http://4/5", "file:///proc/self/ns/net"):
         assert inode_url.identify(other) is None
+
+
+def test_an_open_file_of_ours_identifies_a_namespace_and_is_no_place_to_look_for_it() -> None:
+    descriptor = os.open("/proc/self/ns/net", os.O_PATH | os.O_CLOEXEC)
+    try:
+        found = os.fstat(descriptor)
+        url = f"file:///proc/{os.getpid()}/fd/{descriptor}"
+        assert inode_url.identify(url) == ((found.st_dev, found.st_ino), "")
+    finally:
+        os.close(descriptor)
