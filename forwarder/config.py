@@ -251,6 +251,16 @@ class ForwarderSettings(WorkerSettings):
         description="where requests go next, instead of asking and registering with a manager: "
         "URL for every network service, or SERVICE=URL for one (list)",
     )
+    spiffe_endpoint_socket: str = Field(
+        "",
+        validation_alias="SPIFFE_ENDPOINT_SOCKET",
+        description="the SPIFFE Workload API, from which this forwarder has its identity: unix:///path or tcp://ip:port",
+    )
+    registry_client_policies: StringList = Field(
+        ("etc/nsm/opa/common/.*.rego", "etc/nsm/opa/registry/.*.rego", "etc/nsm/opa/client/.*.rego"),
+        description="what the manager's answer to the registration has to satisfy: rules that are built in "
+        "(etc/nsm/opa/...) and Rego files, as regular expressions (list)",
+    )
     max_token_lifetime: Duration = Field(
         600.0, gt=0, description="how long this forwarder vouches for its segment of a path"
     )
@@ -382,13 +392,13 @@ _IGNORED_COMMON: Mapping[str, str] = {
     "NSM_PPROF_LISTEN_ON": "pprof is a tool for Go programs",
     "TELEMETRY": _NO_METRICS,
     "PROMETHEUS": _NO_METRICS,
-    "SPIFFE_ENDPOINT_SOCKET": _NO_TLS,
+    "PROMETHEUS_METRICS_PREFIX": _NO_METRICS,
 }
+_IGNORED_IDENTITY: Mapping[str, str] = {"SPIFFE_ENDPOINT_SOCKET": _NO_TLS}
 
 IGNORED: Mapping[str, Mapping[str, str]] = {
     "forwarder": {
         **_IGNORED_COMMON,
-        "NSM_REGISTRY_CLIENT_POLICIES": _NO_TLS,
         "NSM_PROMETHEUS_LISTEN_ON": _NO_METRICS,
         "NSM_PROMETHEUS_CA_FILE": _NO_METRICS,
         "NSM_PROMETHEUS_KEY_FILE": _NO_METRICS,
@@ -414,6 +424,7 @@ IGNORED: Mapping[str, Mapping[str, str]] = {
     },
     "client": {
         **_IGNORED_COMMON,
+        **_IGNORED_IDENTITY,
         "NSM_LABELS": "labels are part of each URL in NSM_NETWORK_SERVICES",
         "NSM_MECHANISM": "the scheme of each URL in NSM_NETWORK_SERVICES decides",
         "NSM_AWARENESS_GROUPS": "prefixes of other connections are not excluded yet",
@@ -425,6 +436,7 @@ IGNORED: Mapping[str, Mapping[str, str]] = {
     },
     "endpoint": {
         **_IGNORED_COMMON,
+        **_IGNORED_IDENTITY,
         "NSM_BASE_DIR": "the socket's path is in NSM_LISTEN_ON",
         "NSM_CONNECT_TO": _NO_REGISTRY,
         "NSM_LABELS": _NO_REGISTRY,
@@ -434,7 +446,7 @@ IGNORED: Mapping[str, Mapping[str, str]] = {
         "NSM_IDLE_TIMEOUT": "the endpoint does not end by itself",
         "NSM_PBR_CONFIG_PATH": "the endpoint sends no policy routes yet",
     },
-    "up": _IGNORED_COMMON,
+    "up": {**_IGNORED_COMMON, **_IGNORED_IDENTITY},
     "authority": _IGNORED_COMMON,
 }
 """Variables of NSM's programs that are accepted without effect, and why."""
@@ -491,11 +503,18 @@ def _explain(program: type[Settings], given: Mapping[str, Any], error: Validatio
 
 
 def ignored(program: str, environ: Mapping[str, str]) -> dict[str, str]:
-    """Returns the variables in `environ` that look like settings but have no effect, each with its reason."""
+    """Returns the variables in `environ` that look like settings but have no effect, each with its reason.
+
+    Those of NSM's that are empty, or switch something off that is not there, are as they should be.
+    """
     known = {variable(name, field) for name, field in PROGRAMS[program].model_fields.items()}
-    reasons = {name: reason for name, reason in IGNORED[program].items() if name in environ}
+    reasons = {
+        name: reason
+        for name, reason in IGNORED[program].items()
+        if name not in known and environ.get(name, "") not in ("", *_FALSE)
+    }
     for name in environ:
-        if name.startswith(PREFIX) and name not in known and name not in reasons:
+        if name.startswith(PREFIX) and name not in known and name not in IGNORED[program]:
             reasons[name] = f"`vwire {program}` has no such setting"
     return reasons
 

@@ -23,6 +23,7 @@ from forwarder.api import constants
 from forwarder.api.registry_pb2 import NetworkServiceEndpoint, NetworkServiceLabels
 from forwarder.cli import profile, program
 from forwarder.cli.file_limit import raise_file_limit
+from forwarder.cli.identified import identified, need_identity, policies_of, tokens_of
 from forwarder.cli.options import insecure_flag, settings_flags
 from forwarder.cli.privilege import need_privilege
 from forwarder.clock import SystemClock
@@ -36,11 +37,12 @@ from forwarder.mechanisms.memif import MemifMechanism
 from forwarder.mechanisms.memif_direct import DirectMemif
 from forwarder.mechanisms.owner import Owner
 from forwarder.mechanisms.reconciler import Reconciler
-from forwarder.mesh.endpoint import forever, unsigned_tokens
+from forwarder.mesh.endpoint import forever
 from forwarder.mesh.registration import Registration
 from forwarder.rpc import Address, Channels, serve
-from forwarder.security import TokenMetadata
+from forwarder.security import NETWORK_SERVICE_SERVER, Policies, TokenMetadata
 from forwarder.service import ConfiguredNextHops, Forwarder
+from forwarder.service.access import Access
 from forwarder.service.datapaths import Wanted
 from forwarder.service.discovered import DiscoveredNextHops
 from forwarder.tuning import Profile
@@ -64,10 +66,11 @@ def command(*, insecure: bool, **flags: str | None) -> None:
         configured = next_hops_of(settings.next_hop)
         manager_of(settings)
         knobs = profile.in_force(settings)
-        program.need_insecure("forwarder", insecure=insecure)
+        policies = Policies.load(settings.registry_client_policies)
+        need_identity("forwarder", settings.spiffe_endpoint_socket, insecure=insecure)
         need_privilege("forwarder")
         raise_file_limit()
-        program.run("forwarder", run(settings, configured, knobs))
+        program.run("forwarder", run(settings, configured, knobs, policies, insecure=insecure))
 
 
 def next_hops_of(texts: Sequence[str]) -> ConfiguredNextHops:
@@ -157,13 +160,19 @@ def means(dataplane: Dataplane, knobs: Profile = BUILT_IN, owner: str = "") -> I
         )
 
 
-async def run(settings: config.ForwarderSettings, configured: ConfiguredNextHops, knobs: Profile) -> None:
-    """Serves until cancelled."""
+async def run(
+    settings: config.ForwarderSettings,
+    configured: ConfiguredNextHops,
+    knobs: Profile,
+    policies: Policies,
+    *,
+    insecure: bool,
+) -> None:
+    """Serves until cancelled. `policies` judge what the manager answers to our registration."""
     unentered = dataplane_of(settings, knobs)
     phases = program.Phases()
     clock = SystemClock()
     manager = manager_of(settings)
-    tokens = unsigned_tokens(settings.name, clock, settings.max_token_lifetime)
     async with AsyncExitStack() as stack:
         with phases(f"start {knobs.workers} workers"):
             dataplane = await stack.enter_async_context(unentered)
@@ -172,8 +181,12 @@ async def run(settings: config.ForwarderSettings, configured: ConfiguredNextHops
             made = stack.enter_context(means(dataplane, knobs, owner))
             reconciler = Reconciler(made.kernel.tools, grace_s=settings.max_token_lifetime)
             await stack.enter_async_context(reconciler.running())
+        with phases("get an identity" if not insecure else "do without an identity"):
+            who = await stack.enter_async_context(identified(settings.spiffe_endpoint_socket, insecure=insecure))
+            tokens = tokens_of(who, settings.name, clock, settings.max_token_lifetime)
+        with phases("make the forwarder"):
             channels = await stack.enter_async_context(
-                Channels(credentials=TokenMetadata(tokens), timeout_s=settings.dial_timeout)
+                Channels(credentials=TokenMetadata(tokens), timeout_s=settings.dial_timeout, identity=who)
             )
             forwarder = await stack.enter_async_context(
                 Forwarder(
@@ -182,6 +195,7 @@ async def run(settings: config.ForwarderSettings, configured: ConfiguredNextHops
                     vwires=dataplane,
                     next_hops=DiscoveredNextHops(channels, manager, clock) if manager else configured,
                     tokens=tokens,
+                    access=Access(policies_of(who, Policies.load(NETWORK_SERVICE_SERVER))),
                     channels=channels,
                     mechanism_priority=settings.mechanism_priority,
                     default_payload=settings.default_payload,
@@ -191,11 +205,13 @@ async def run(settings: config.ForwarderSettings, configured: ConfiguredNextHops
                 )
             )
         with phases(f"listen on {settings.listen_on}"):
-            server = await stack.enter_async_context(serve(forwarder.services(), [settings.listen_on]))
+            server = await stack.enter_async_context(serve(forwarder.services(), [settings.listen_on], identity=who))
         if manager:
             with phases(f"register with {manager}"):
                 endpoint = endpoint_of(settings, *server.urls)
-                registration = await stack.enter_async_context(Registration(channels, manager, endpoint, clock))
+                registration = await stack.enter_async_context(
+                    Registration(channels, manager, endpoint, clock, policies=policies_of(who, policies))
+                )
                 await registration.settled(REGISTER_WAIT_S)
         phases.ready("serving")
         await forever()

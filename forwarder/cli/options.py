@@ -47,5 +47,5 @@ def insecure_flag(command: F) -> F:
     return click.option(
         "--insecure",
         is_flag=True,
-        help="Serve and call without TLS. There is no TLS yet, so that without this flag nothing starts.",
+        help="Serve and call without TLS: everyone who can reach the socket is trusted.",
     )(command)

@@ -65,8 +65,11 @@ def start(program: str, settings: config.Settings) -> None:
     logs.set_up(settings.log_level)
     values = config.effective(settings)
     _log.info("vwire %s: %s", program, " ".join(f"{name}={value}" for name, value in values.items()))
+    by_reason: dict[str, list[str]] = {}
     for name, reason in config.ignored(program, os.environ).items():
-        _log.warning("%s is set but has no effect: %s", name, reason)
+        by_reason.setdefault(reason, []).append(name)
+    for reason, names in by_reason.items():
+        _log.warning("without effect: %s: %s", ", ".join(names), reason)
 
 
 def _end_before_the_loop(_number: int, _frame: FrameType | None) -> None:

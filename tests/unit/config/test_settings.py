@@ -125,6 +125,89 @@ def test_variables_without_effect_are_told_with_a_reason():
     assert "no such setting" in reasons["NSM_TYPO"]
 
 
+def test_what_is_switched_off_or_empty_needs_no_warning():
+    assert (
+        config.ignored("forwarder", {"TELEMETRY": "false", "NSM_PPROF_ENABLED": "0", "NSM_VPP_INIT_PARAMS": ""}) == {}
+    )
+
+
+P_CLIENT = "etc/nsm/opa/common/.*.rego,etc/nsm/opa/registry/.*.rego,etc/nsm/opa/client/.*.rego"
+FORWARDER_VPP = {
+    "NSM_NAME": "forwarder",
+    "NSM_LABELS": "p2p:true",
+    "NSM_NSNAME": "forwarder",
+    "NSM_CONNECT_TO": "unix:///connect.to.socket",
+    "NSM_LISTEN_ON": "unix:///listen.on.socket",
+    "NSM_MAX_TOKEN_LIFETIME": "10m",
+    "NSM_REGISTRY_CLIENT_POLICIES": P_CLIENT,
+    "NSM_LOG_LEVEL": "INFO",
+    "NSM_DIAL_TIMEOUT": "750ms",
+    "NSM_OPEN_TELEMETRY_ENDPOINT": "otel-collector.observability.svc.cluster.local:4317",
+    "NSM_METRICS_EXPORT_INTERVAL": "10s",
+    "NSM_PPROF_ENABLED": "false",
+    "NSM_PPROF_LISTEN_ON": "localhost:6060",
+    "NSM_PROMETHEUS_LISTEN_ON": ":8081",
+    "NSM_PROMETHEUS_CA_FILE": "",
+    "NSM_PROMETHEUS_KEY_FILE": "",
+    "NSM_PROMETHEUS_CERT_FILE": "",
+    "NSM_PROMETHEUS_MONITOR_CERTIFICATE": "false",
+    "NSM_PROMETHEUS_SERVER_HEADER_TIMEOUT": "5s",
+    "NSM_PROMETHEUS_MAX_BIND_THRESHOLD": "120s",
+    "NSM_TUNNEL_IP": "",
+    "NSM_VXLAN_PORT": "0",
+    "NSM_VPP_API_SOCKET": "/var/run/vpp/external/vpp-api.sock",
+    "NSM_VPP_INIT": "AF_PACKET",
+    "NSM_VPP_INIT_PARAMS": "",
+    "NSM_VPP_MIN_OPERATION_TIMEOUT": "2s",
+    "NSM_RESOURCE_POLL_TIMEOUT": "30s",
+    "NSM_DEVICE_PLUGIN_PATH": "/var/lib/kubelet/device-plugins/",
+    "NSM_POD_RESOURCES_PATH": "/var/lib/kubelet/pod-resources/",
+    "NSM_DEVICE_SELECTOR_FILE": "",
+    "NSM_SRIOV_CONFIG_FILE": "",
+    "NSM_PCI_DEVICES_PATH": "/sys/bus/pci/devices",
+    "NSM_PCI_DRIVERS_PATH": "/sys/bus/pci/drivers",
+    "NSM_CGROUP_PATH": "/host/sys/fs/cgroup/devices",
+    "NSM_VFIO_PATH": "/host/dev/vfio",
+    "NSM_MECHANISM_PRIORITY": "",
+    "TELEMETRY": "false",
+    "PROMETHEUS": "false",
+    "PROMETHEUS_METRICS_PREFIX": "",
+    "SPIFFE_ENDPOINT_SOCKET": "",
+}
+"""Every variable of forwarder-vpp with its default."""
+
+
+@pytest.mark.parametrize("variable", FORWARDER_VPP)
+def test_a_variable_of_forwarder_vpp_has_its_default_or_a_reason_why_it_has_no_effect(monkeypatch, variable):
+    shown = {row.variable: row.default for row in config.describe(config.ForwarderSettings)}
+    if variable in shown:
+        assert shown[variable] == FORWARDER_VPP[variable]
+        monkeypatch.setenv(variable, FORWARDER_VPP[variable])
+        assert config.load(config.ForwarderSettings) == config.ForwarderSettings()
+    else:
+        assert config.IGNORED["forwarder"][variable]
+
+
+def test_what_nsm_s_deployment_sets_is_taken(monkeypatch):
+    given = {
+        "SPIFFE_ENDPOINT_SOCKET": "unix:///run/spire/sockets/agent.sock",
+        "NSM_LOG_LEVEL": "TRACE",
+        "NSM_CONNECT_TO": "unix:///var/lib/networkservicemesh/nsm.io.sock",
+        "NSM_LISTEN_ON": "unix:///listen.on.sock",
+        "NSM_NAME": "forwarder-vpp-x2x4z",
+        "NSM_PPROF_ENABLED": "true",
+        "NSM_PPROF_LISTEN_ON": "localhost:6060",
+        "NSM_LABELS": "p2p:true,my_cap:true",
+        "NSM_MECHANISM_PRIORITY": "KERNEL,memif",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    settings = config.load(config.ForwarderSettings)
+    assert settings.labels == {"p2p": "true", "my_cap": "true"}
+    assert settings.mechanism_priority == ("KERNEL", "memif")
+    assert set(config.ignored("forwarder", given)) == {"NSM_PPROF_ENABLED", "NSM_PPROF_LISTEN_ON"}
+
+
 def test_what_is_ignored_is_no_setting():
     for program, settings in config.PROGRAMS.items():
         known = {config.variable(name, field) for name, field in settings.model_fields.items()}
