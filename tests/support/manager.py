@@ -20,9 +20,13 @@ from forwarder.api.registry_pb2 import (
     NetworkServiceQuery,
     NetworkServiceResponse,
 )
+from forwarder.api.x509 import Identity, Peer
 from forwarder.connection import path as paths
 from forwarder.connection.table import ConnectionTable
 from forwarder.rpc import Call, NextHop, Service, dial, network_service, registry_pb2_grpc, serve
+from forwarder.rpc.services import Running
+from forwarder.security import SvidTokens, TokenMetadata, TokenSource, UnsignedTokens
+from forwarder.service import tokens as path_tokens
 from tests.support.connections import timestamp
 
 T = TypeVar("T", NetworkService, NetworkServiceEndpoint)
@@ -72,8 +76,15 @@ class Shelf:
 class Manager:
     """The state of a manager, which a restart loses."""
 
-    def __init__(self, *, lifetime_s: float = 60.0, name: str = "nsmgr") -> None:
+    def __init__(self, *, lifetime_s: float = 60.0, name: str = "nsmgr", identity: Identity | None = None) -> None:
+        """With an identity it proves it, and its part of every path is signed."""
         self.name = name
+        self.identity = identity
+        self.tokens: TokenSource = (
+            SvidTokens(identity, lifetime_s=60.0)
+            if identity is not None
+            else UnsignedTokens(identity=f"spiffe://test/{name}", lifetime_s=60.0)
+        )
         self.lifetime_s = lifetime_s
         self.services = Shelf()
         self.endpoints = Shelf()
@@ -97,8 +108,8 @@ class Manager:
             ),
             Service(
                 name="registry.NetworkServiceEndpointRegistry",
-                register=lambda server, _: registry_pb2_grpc.add_NetworkServiceEndpointRegistryServicer_to_server(
-                    _Endpoints(self), server
+                register=lambda server, running: registry_pb2_grpc.add_NetworkServiceEndpointRegistryServicer_to_server(
+                    _Endpoints(self, running), server
                 ),
             ),
         ]
@@ -107,7 +118,7 @@ class Manager:
         """Passes a Request to the first forwarder, as a hop of its own on the path."""
         request = copy(request)
         position = paths.advance(request.connection, self.name, self._ids.id_for)
-        request.connection.path.path_segments[position.own_index].expires.CopyFrom(timestamp(time.time() + 60))
+        path_tokens.put(request.connection, position.own_index, call.metadata, self.tokens, call.tls_peer)
         self.requests.append(copy(request))
         async with self._forwarder() as forwarder:
             answer = await forwarder.request(request, timeout_s=call.remaining_s())
@@ -118,17 +129,20 @@ class Manager:
 
     async def close(self, connection: Connection, call: Call) -> None:
         connection = copy(connection)
-        paths.advance(connection, self.name, self._ids.id_for)
+        position = paths.advance(connection, self.name, self._ids.id_for)
+        path_tokens.put(connection, position.own_index, call.metadata, self.tokens, call.tls_peer)
         async with self._forwarder() as forwarder:
             await forwarder.close(connection, timeout_s=call.remaining_s())
 
     @asynccontextmanager
     async def _forwarder(self) -> AsyncIterator[NextHop]:
         found = next(each for each in self.endpoints.items.values() if FORWARDER in each.network_service_names)
-        async with dial(found.url) as channel:
+        async with dial(found.url, identity=self.identity, credentials=TokenMetadata(self.tokens)) as channel:
             yield NextHop(channel)
 
-    def register(self, endpoint: NetworkServiceEndpoint, path: str) -> tuple[NetworkServiceEndpoint, str]:
+    def register(
+        self, endpoint: NetworkServiceEndpoint, path: str, caller_token: str, caller: Peer | None
+    ) -> tuple[NetworkServiceEndpoint, str]:
         if self.refuse is not None:
             raise self.refuse
         self.registered.append(copy(endpoint))
@@ -136,11 +150,12 @@ class Manager:
         endpoint = copy(endpoint)
         endpoint.expiration_time.CopyFrom(timestamp(time.time() + self.lifetime_s))
         self.endpoints.put(endpoint)
-        return endpoint, json.dumps({"Index": 0, "PathSegments": [{"token": "theirs"}, {"token": "ours"}]})
+        tokens = [caller_token, self.tokens.token(caller).text]
+        return endpoint, json.dumps({"Index": 0, "PathSegments": [{"token": each} for each in tokens]})
 
 
-def _path(context: Any) -> str:
-    return str(next((value for key, value in context.invocation_metadata() if key == "path"), ""))
+def _metadata(context: Any, wanted: str) -> str:
+    return str(next((value for key, value in context.invocation_metadata() if key == wanted), ""))
 
 
 class _Services(registry_pb2_grpc.NetworkServiceRegistryServicer):
@@ -160,11 +175,16 @@ class _Services(registry_pb2_grpc.NetworkServiceRegistryServicer):
 
 
 class _Endpoints(registry_pb2_grpc.NetworkServiceEndpointRegistryServicer):
-    def __init__(self, manager: Manager) -> None:
+    def __init__(self, manager: Manager, running: Running) -> None:
         self._manager = manager
+        self._running = running
 
     async def Register(self, request: NetworkServiceEndpoint, context: Any) -> NetworkServiceEndpoint:
-        answer, path = self._manager.register(request, _path(context))
+        transport = self._running.front.transport(context.peer()) if self._running.front is not None else None
+        caller = transport.peer if transport is not None else None
+        answer, path = self._manager.register(
+            request, _metadata(context, "path"), _metadata(context, "nsm-client-token"), caller
+        )
         await context.send_initial_metadata((("path", path),))
         return answer
 
@@ -189,5 +209,5 @@ class _Endpoints(registry_pb2_grpc.NetworkServiceEndpointRegistryServicer):
 @asynccontextmanager
 async def managed(url: str, manager: Manager) -> AsyncIterator[Manager]:
     """Serves a manager; leaving is its end."""
-    async with serve(manager.services_to_serve(), [url], drain_s=0.2):
+    async with serve(manager.services_to_serve(), [url], identity=manager.identity, drain_s=0.2):
         yield manager
