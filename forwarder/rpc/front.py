@@ -49,10 +49,6 @@ class Front:
         """Returns the connection that an RPC came by, from what gRPC says of its peer."""
         return self._transports.get(grpc_peer.rpartition("/")[2])
 
-    def __len__(self) -> int:
-        """Returns how many connections there are, those in their handshake included."""
-        return len(self._tasks)
-
     @contextmanager
     def accepting(self, listeners: Sequence[socket.socket]) -> Iterator[None]:
         """Accepts connections on listening, non-blocking sockets for as long as the context lasts; closes them then."""

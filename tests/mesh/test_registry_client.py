@@ -21,6 +21,7 @@ from forwarder.api.registry_pb2 import (
 from forwarder.errors import InvalidRequest, NextHopError
 from forwarder.rpc import (
     Channel,
+    Channels,
     NetworkServiceEndpointRegistry,
     NetworkServiceRegistry,
     Service,
@@ -29,6 +30,8 @@ from forwarder.rpc import (
     registry_pb2_grpc,
     serve,
 )
+from forwarder.rpc.descriptors import inode_of
+from forwarder.rpc.services import Running
 
 PATH = '{"Index":0,"PathSegments":null}'
 
@@ -40,12 +43,20 @@ class Endpoints(registry_pb2_grpc.NetworkServiceEndpointRegistryServicer):
         self.known: dict[str, NetworkServiceEndpoint] = {}
         self.changes: asyncio.Queue[NetworkServiceEndpointResponse] = asyncio.Queue()
         self.watchers = 0
+        self.sent: dict[str, int | None] = {}
+        """The files that came with registrations."""
+        self.running = Running()
+
+    def transport(self, context):
+        """The caller's connection, for the files beside the messages."""
+        return self.running.front.transport(context.peer())
 
     async def Register(self, request, context):
         await returns_path(context)
         if request.name == "refused":
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "no sufficient privileges")
         self.known[request.name] = request
+        self.sent[request.name] = self.transport(context).received.get(inode_of(request.url) or (0, 0))
         return request
 
     async def Unregister(self, request, context):
@@ -57,6 +68,8 @@ class Endpoints(registry_pb2_grpc.NetworkServiceEndpointRegistryServicer):
         self.watchers += 1
         try:
             for each in self.known.values():
+                if self.sent[each.name] is not None:
+                    self.transport(context).enqueue(f"/proc/self/fd/{self.sent[each.name]}")
                 yield NetworkServiceEndpointResponse(network_service_endpoint=each)
             while request.watch:
                 yield await self.changes.get()
@@ -92,15 +105,20 @@ async def registry(directory: Path) -> AsyncIterator[tuple[Endpoints, Channel]]:
     offered = [
         Service(
             name="registry.NetworkServiceEndpointRegistry",
-            register=lambda server, running: add_endpoints(endpoints, server),
+            register=lambda server, running: (setattr(endpoints, "running", running), add_endpoints(endpoints, server)),
         ),
         Service(
             name="registry.NetworkServiceRegistry", register=lambda server, running: add_services(Services(), server)
         ),
     ]
     url = f"unix://{directory}/registry.sock"
-    async with serve(offered, [url]), dial(url, timeout_s=10) as channel:
-        yield endpoints, channel
+    try:
+        async with serve(offered, [url]), dial(url, timeout_s=10) as channel:
+            yield endpoints, channel
+    finally:
+        for descriptor in endpoints.sent.values():
+            if descriptor is not None:
+                os.close(descriptor)
 
 
 def own_socket(directory: Path) -> tuple[str, str]:
@@ -108,6 +126,11 @@ def own_socket(directory: Path) -> tuple[str, str]:
     path = directory / "registry.sock"
     found = path.stat()
     return f"unix://{path}", f"inode://{found.st_dev}/{found.st_ino}"
+
+
+def leads_to(url: str, path: Path) -> bool:
+    named = Path(url.removeprefix("unix://"))
+    return named.exists() and named.samefile(path)
 
 
 async def test_an_endpoint_is_registered_with_its_socket_s_numbers_and_answered_as_it_was_given(tmp_path):
@@ -153,9 +176,27 @@ async def test_find_tells_what_there_is_and_ends(tmp_path):
             await client.register(NetworkServiceEndpoint(name=name, url=own_socket(tmp_path)[0]), timeout_s=10)
         async with client.find(NetworkServiceEndpoint(), timeout_s=10) as found:
             answers = [answer.network_service_endpoint async for answer in found]
-        assert [each.name for each in answers] == ["a", "b"]
-        async with dial(answers[0].url, timeout_s=10) as again:
-            assert again.connected
+            assert [each.name for each in answers] == ["a", "b"]
+            async with dial(answers[0].url, timeout_s=10) as again:
+                assert again.connected
+
+
+async def test_an_endpoint_is_dialled_by_the_file_of_its_socket_whatever_its_name(tmp_path):
+    async with registry(tmp_path) as (_, channel):
+        client = NetworkServiceEndpointRegistry(channel)
+        await client.register(NetworkServiceEndpoint(name="nse", url=own_socket(tmp_path)[0]), timeout_s=10)
+        (tmp_path / "registry.sock").rename(tmp_path / "elsewhere")
+        async with client.find(NetworkServiceEndpoint(), timeout_s=10) as found:
+            url = (await anext(found)).network_service_endpoint.url
+            assert url.startswith(f"unix:///proc/{os.getpid()}/fd/")
+            assert leads_to(url, tmp_path / "elsewhere")
+            with held_socket(url) as held:
+                async with dial(url, timeout_s=10) as channel_by_file, Channels(timeout_s=10) as channels:
+                    assert channel_by_file.connected
+                    async with channels.lend(url) as one, channels.lend(held) as other:
+                        assert one is other
+        assert not leads_to(url, tmp_path / "elsewhere")
+        (tmp_path / "elsewhere").rename(tmp_path / "registry.sock")
 
 
 async def test_a_watch_tells_changes_until_it_is_left(tmp_path):
