@@ -300,6 +300,11 @@ class ClientSettings(Settings):
     )
     dial_timeout: Duration = Field(5.0, gt=0, description="longest wait for a connection to the first hop")
     request_timeout: Duration = Field(15.0, gt=0, description="longest wait for one Request or Close")
+    spiffe_endpoint_socket: str = Field(
+        "",
+        validation_alias="SPIFFE_ENDPOINT_SOCKET",
+        description="the SPIFFE Workload API, from which this client has its identity: unix:///path or tcp://ip:port",
+    )
     max_token_lifetime: Duration = Field(
         600.0, gt=0, description="lifetime of a connection that is not refreshed; refreshes come well before"
     )
@@ -337,6 +342,11 @@ class EndpointSettings(Settings):
     )
     dns_configs: DnsConfigs = Field(
         (), description='DNS servers told to clients: JSON [{"dns_server_ips": [], "search_domains": []}]'
+    )
+    spiffe_endpoint_socket: str = Field(
+        "",
+        validation_alias="SPIFFE_ENDPOINT_SOCKET",
+        description="the SPIFFE Workload API, from which this endpoint has its identity: unix:///path or tcp://ip:port",
     )
     max_token_lifetime: Duration = Field(
         600.0, gt=0, description="how long this endpoint vouches for its segment of a path"
@@ -424,7 +434,6 @@ IGNORED: Mapping[str, Mapping[str, str]] = {
     },
     "client": {
         **_IGNORED_COMMON,
-        **_IGNORED_IDENTITY,
         "NSM_LABELS": "labels are part of each URL in NSM_NETWORK_SERVICES",
         "NSM_MECHANISM": "the scheme of each URL in NSM_NETWORK_SERVICES decides",
         "NSM_AWARENESS_GROUPS": "prefixes of other connections are not excluded yet",
@@ -436,11 +445,10 @@ IGNORED: Mapping[str, Mapping[str, str]] = {
     },
     "endpoint": {
         **_IGNORED_COMMON,
-        **_IGNORED_IDENTITY,
         "NSM_BASE_DIR": "the socket's path is in NSM_LISTEN_ON",
         "NSM_CONNECT_TO": _NO_REGISTRY,
         "NSM_LABELS": _NO_REGISTRY,
-        "NSM_REGISTRY_CLIENT_POLICIES": _NO_TLS,
+        "NSM_REGISTRY_CLIENT_POLICIES": _NO_REGISTRY,
         "NSM_REGISTER_SERVICE": _NO_REGISTRY,
         "NSM_UNREGISTER_ITSELF": _NO_REGISTRY,
         "NSM_IDLE_TIMEOUT": "the endpoint does not end by itself",

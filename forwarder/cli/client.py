@@ -18,12 +18,14 @@ from forwarder import config
 from forwarder.api import constants
 from forwarder.api.nsurl import NetworkServiceURL
 from forwarder.cli import program
+from forwarder.cli.identified import identified, need_identity, policies_of, tokens_of
 from forwarder.cli.namespace import open_namespace
 from forwarder.cli.options import insecure_flag, settings_flags
 from forwarder.clock import SystemClock
 from forwarder.errors import ConfigError
 from forwarder.mesh.client import Client, describe
-from forwarder.mesh.endpoint import forever, unsigned_tokens
+from forwarder.mesh.endpoint import forever
+from forwarder.security import NETWORK_SERVICE_CLIENT, Policies
 
 
 @click.command(name="client", help=__doc__)
@@ -41,16 +43,20 @@ def command(urls: Sequence[str], *, once: bool, insecure: bool, **flags: str | N
                 "there is nothing to connect to", hint="give URLs, such as kernel://web/nsm-1, or NSM_NETWORK_SERVICES"
             )
         wanted = [NetworkServiceURL.parse(url) for url in settings.network_services]
-        program.need_insecure("client", insecure=insecure)
-        program.run("client", run(settings, wanted, once=once))
+        need_identity("client", settings.spiffe_endpoint_socket, insecure=insecure)
+        program.run("client", run(settings, wanted, once=once, insecure=insecure))
 
 
-async def run(settings: config.ClientSettings, urls: Sequence[NetworkServiceURL], *, once: bool) -> None:
+async def run(
+    settings: config.ClientSettings, urls: Sequence[NetworkServiceURL], *, once: bool, insecure: bool
+) -> None:
     """Makes every vWire, then waits to be cancelled."""
     phases = program.Phases()
     async with AsyncExitStack() as stack:
         with phases(f"open network namespace {settings.netns or '(our own)'}"):
             netns = stack.enter_context(open_namespace(settings.netns))
+        with phases("get an identity" if not insecure else "do without an identity"):
+            who = await stack.enter_async_context(identified(settings.spiffe_endpoint_socket, insecure=insecure))
         client = Client(
             name=settings.name,
             connect_to=settings.connect_to,
@@ -58,7 +64,9 @@ async def run(settings: config.ClientSettings, urls: Sequence[NetworkServiceURL]
             labels=labels(settings),
             dial_timeout_s=settings.dial_timeout,
             request_timeout_s=settings.request_timeout,
-            tokens=unsigned_tokens(settings.name, SystemClock(), settings.max_token_lifetime),
+            identity=who,
+            tokens=tokens_of(who, settings.name, SystemClock(), settings.max_token_lifetime),
+            policies=policies_of(who, Policies.load(NETWORK_SERVICE_CLIENT)),
         )
         for number, url in enumerate(urls):
             with phases(f"request {url}"):

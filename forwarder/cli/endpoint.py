@@ -13,15 +13,18 @@ import rich_click as click
 from forwarder import config
 from forwarder.api import constants
 from forwarder.api.connectioncontext_pb2 import DNSConfig
+from forwarder.api.x509 import Identity
 from forwarder.cli import program
+from forwarder.cli.identified import identified, need_identity, policies_of, tokens_of
 from forwarder.cli.namespace import open_namespace
 from forwarder.cli.options import insecure_flag, settings_flags
 from forwarder.clock import SystemClock
-from forwarder.mesh.endpoint import Endpoint, assigns, forever, kernel_end, tells_dns, unsigned_tokens
+from forwarder.mesh.endpoint import Endpoint, assigns, forever, kernel_end, tells_dns
 from forwarder.mesh.ipam import PointToPointIpam, Policy
 from forwarder.mesh.memif_app import memif_end
 from forwarder.netns import Netns
 from forwarder.rpc import monitor_connection, network_service, serve
+from forwarder.security import NETWORK_SERVICE_SERVER, Policies
 
 
 @click.command(name="endpoint", help=__doc__)
@@ -33,11 +36,13 @@ def command(*, insecure: bool, **flags: str | None) -> None:
         settings = config.load(config.EndpointSettings, flags)
         program.start("endpoint", settings)
         ipam = PointToPointIpam(settings.cidr_prefix, Policy(settings.ipam_policy))
-        program.need_insecure("endpoint", insecure=insecure)
-        program.run("endpoint", run(settings, ipam))
+        need_identity("endpoint", settings.spiffe_endpoint_socket, insecure=insecure)
+        program.run("endpoint", run(settings, ipam, insecure=insecure))
 
 
-def icmp_responder(settings: config.EndpointSettings, ipam: PointToPointIpam, netns: Netns) -> Endpoint:
+def icmp_responder(
+    settings: config.EndpointSettings, ipam: PointToPointIpam, netns: Netns, who: Identity | None
+) -> Endpoint:
     """Makes the endpoint that the settings describe, in `netns`."""
     ends = {constants.KERNEL: kernel_end(netns), constants.MEMIF: memif_end(netns)}
     configs = [DNSConfig(**each) for each in settings.dns_configs]
@@ -47,19 +52,22 @@ def icmp_responder(settings: config.EndpointSettings, ipam: PointToPointIpam, ne
         payload=settings.payload,
         mechanisms={each: ends[each] for each in settings.mechanisms},
         extensions=[assigns(ipam), tells_dns(configs)],
-        tokens=unsigned_tokens(settings.name, SystemClock(), settings.max_token_lifetime),
+        tokens=tokens_of(who, settings.name, SystemClock(), settings.max_token_lifetime),
+        policies=policies_of(who, Policies.load(NETWORK_SERVICE_SERVER)),
     )
 
 
-async def run(settings: config.EndpointSettings, ipam: PointToPointIpam) -> None:
+async def run(settings: config.EndpointSettings, ipam: PointToPointIpam, *, insecure: bool) -> None:
     """Serves until cancelled."""
     phases = program.Phases()
     async with AsyncExitStack() as stack:
         with phases(f"open network namespace {settings.netns or '(our own)'}"):
             netns = stack.enter_context(open_namespace(settings.netns))
+        with phases("get an identity" if not insecure else "do without an identity"):
+            who = await stack.enter_async_context(identified(settings.spiffe_endpoint_socket, insecure=insecure))
         with phases(f"serve {', '.join(settings.service_names)} on {settings.listen_on}"):
-            endpoint = await stack.enter_async_context(icmp_responder(settings, ipam, netns))
+            endpoint = await stack.enter_async_context(icmp_responder(settings, ipam, netns, who))
             services = [network_service(endpoint), monitor_connection(endpoint)]
-            await stack.enter_async_context(serve(services, [settings.listen_on]))
+            await stack.enter_async_context(serve(services, [settings.listen_on], identity=who))
         phases.ready("serving")
         await forever()

@@ -111,15 +111,6 @@ async def _until_signalled(main: Coroutine[Any, Any, None]) -> None:
     await task
 
 
-def need_insecure(program: str, *, insecure: bool) -> None:
-    """Raises ConfigError unless --insecure was given: there is nothing else yet, and it must be said."""
-    if not insecure:
-        raise ConfigError(
-            f"vwire {program} cannot serve or call with TLS yet",
-            hint="say --insecure to use plain text, where everyone who can reach the socket is trusted",
-        )
-
-
 @contextmanager
 def errors_told(program: str) -> Iterator[None]:
     """Ends the process with one clear line for every error raised inside."""

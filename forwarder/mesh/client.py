@@ -21,6 +21,7 @@ from forwarder.api.mechanisms import Memif, View
 from forwarder.api.networkservice_pb2 import NetworkServiceRequest
 from forwarder.api.nsurl import NetworkServiceURL
 from forwarder.api.path import copy
+from forwarder.api.x509 import Identity
 from forwarder.clock import Clock, SystemClock
 from forwarder.connection import current
 from forwarder.connection.monitor import adopt, follow, next_hop_selector
@@ -101,12 +102,14 @@ class Client:
         labels: Mapping[str, str] | None = None,
         dial_timeout_s: float = 5.0,
         request_timeout_s: float = 15.0,
+        identity: Identity | None = None,
         tokens: TokenSource | None = None,
         policies: Policies | None = None,
         clock: Clock | None = None,
     ) -> None:
         """Borrows `netns`. `labels` are added to those of each URL, which win.
 
+        With an `identity` every call is TLS, and `tokens` should be signed by it.
         Without `tokens` the client vouches for itself by unsigned ones, which only an insecure
         mesh takes; without `policies` every answer is taken.
         """
@@ -119,6 +122,7 @@ class Client:
         self._clock = clock or SystemClock()
         self._tokens = tokens or unsigned_tokens(name, self._clock)
         self._policies = policies
+        self._identity = identity
 
     @asynccontextmanager
     async def vwire(self, url: NetworkServiceURL, number: int) -> AsyncIterator[ClientVwire]:
@@ -179,7 +183,7 @@ class Client:
 
     def _dial(self) -> AbstractAsyncContextManager[Channel]:
         credentials = TokenMetadata(self._tokens)
-        return dial(self._connect_to, timeout_s=self._dial_timeout_s, credentials=credentials)
+        return dial(self._connect_to, timeout_s=self._dial_timeout_s, credentials=credentials, identity=self._identity)
 
     def _netns_url(self) -> str:
         return f"file:///proc/self/fd/{self._netns.fileno()}"
