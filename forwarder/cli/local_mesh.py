@@ -24,6 +24,7 @@ import psutil
 
 from forwarder import config
 from forwarder.api.connection_pb2 import Connection
+from forwarder.api.x509 import Identity
 from forwarder.cli import mesh_file, pods
 from forwarder.cli.forwarder import dataplane_of, means
 from forwarder.cli.mesh_file import Command, MeshPlan
@@ -34,15 +35,27 @@ from forwarder.dataplane.statistics import FlowStatistics
 from forwarder.errors import ConfigError, EndpointNotFound
 from forwarder.mesh.client import Client, ClientVwire
 from forwarder.mesh.endpoint import Endpoint, Extension, assigns, kernel_end
+from forwarder.mesh.identity import identity, serve_workloads
 from forwarder.mesh.ipam import PointToPointIpam
 from forwarder.mesh.memif_app import memif_end
 from forwarder.netns import named
 from forwarder.observability.table import Flow, Look, Row
-from forwarder.rpc import monitor_connection, network_service, serve
+from forwarder.rpc import Channels, monitor_connection, network_service, serve
+from forwarder.security import (
+    NETWORK_SERVICE_CLIENT,
+    NETWORK_SERVICE_SERVER,
+    Authority,
+    Policies,
+    SvidTokens,
+    TokenMetadata,
+)
 from forwarder.service import Forwarder, Target
+from forwarder.service.access import Access
 from forwarder.service.datapaths import Wanted
 from forwarder.tuning import Profile
 
+TRUST_DOMAIN = "vwire"
+TOKEN_LIFETIME_S = 600.0
 CHECK_TIMEOUT_S = 20.0
 """How long one check may take."""
 
@@ -206,6 +219,22 @@ def check_free(plan: MeshPlan, run_dir: str) -> None:
 
 
 @asynccontextmanager
+async def identities(names: Sequence[str], directory: str) -> AsyncIterator[Mapping[str, Identity]]:
+    """Issues an identity to each program, `spiffe://vwire/NAME`, over a Workload API as SPIRE's is.
+
+    Each has a socket of its own in `directory`, which only we can enter.
+    """
+    authority = Authority(TRUST_DOMAIN)
+    sockets = {name: f"unix://{directory}/{name}.sock" for name in names}
+    async with AsyncExitStack() as stack:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        stack.callback(os.rmdir, directory)
+        workloads = {f"spiffe://{TRUST_DOMAIN}/{name}": url for name, url in sockets.items()}
+        await stack.enter_async_context(serve_workloads(authority, workloads))
+        yield {name: await stack.enter_async_context(identity(url)) for name, url in sockets.items()}
+
+
+@asynccontextmanager
 async def local_mesh(
     plan: MeshPlan, *, directory: str, settings: config.UpSettings, knobs: Profile, phases: Phases
 ) -> AsyncIterator[LocalMesh]:
@@ -222,9 +251,17 @@ async def local_mesh(
                 )
                 for pod in plan.pods
             }
+        names = ["forwarder", *(each.name for each in plan.endpoints), *(each.name for each in plan.clients)]
+        with phases(f"issue identities to {len(set(names))} programs"):
+            who_is_who = await stack.enter_async_context(identities(names, f"{directory}/identity"))
+            checked_by_servers = Policies.load(NETWORK_SERVICE_SERVER)
+            checked_by_clients = Policies.load(NETWORK_SERVICE_CLIENT)
         with phases(f"start the data plane and the forwarder, {knobs.workers} workers"):
             dataplane = await stack.enter_async_context(dataplane_of(settings, knobs))
             made = stack.enter_context(means(dataplane, knobs, owner=f"mesh {plan.name}"))
+            who = who_is_who["forwarder"]
+            tokens = SvidTokens(who, lifetime_s=TOKEN_LIFETIME_S)
+            channels = await stack.enter_async_context(Channels(credentials=TokenMetadata(tokens), identity=who))
             urls = {endpoint.name: f"unix://{directory}/{endpoint.name}.sock" for endpoint in plan.endpoints}
             forwarder = await stack.enter_async_context(
                 Forwarder(
@@ -233,22 +270,36 @@ async def local_mesh(
                     vwires=dataplane,
                     next_hops=PlannedNextHops(plan, urls),
                     direct=made.direct,
+                    tokens=tokens,
+                    access=Access(checked_by_servers),
+                    channels=channels,
                     datapath=Wanted(settings.datapath),
                 )
             )
             first_hop = f"unix://{directory}/forwarder.sock"
-            await stack.enter_async_context(serve(forwarder.services(), [first_hop]))
+            await stack.enter_async_context(serve(forwarder.services(), [first_hop], identity=who))
         mesh = LocalMesh(plan, places, forwarder)
         with phases(f"start {len(plan.endpoints)} endpoints: {', '.join(each.name for each in plan.endpoints)}"):
             for endpoint in plan.endpoints:
-                await _serve_endpoint(stack, endpoint, places[endpoint.pod], urls[endpoint.name])
+                who = who_is_who[endpoint.name]
+                await _serve_endpoint(
+                    stack, endpoint, places[endpoint.pod], urls[endpoint.name], who, checked_by_servers
+                )
         with phases("start the programs of the pods"):
             for pod in plan.pods:
                 for line in pod.run:
                     await _start(stack, places[pod.name], line)
         for planned in plan.clients:
             pod_of_client = places[planned.pod]
-            client = Client(name=planned.name, connect_to=first_hop, netns=pod_of_client.netns)
+            who = who_is_who[planned.name]
+            client = Client(
+                name=planned.name,
+                connect_to=first_hop,
+                netns=pod_of_client.netns,
+                identity=who,
+                tokens=SvidTokens(who, lifetime_s=TOKEN_LIFETIME_S),
+                policies=checked_by_clients,
+            )
             for number, url in enumerate(planned.connect):
                 with phases(f"request {url} for {planned.name}"):
                     vwire = await stack.enter_async_context(client.vwire(url, number))
@@ -256,7 +307,14 @@ async def local_mesh(
         yield mesh
 
 
-async def _serve_endpoint(stack: AsyncExitStack, planned: mesh_file.EndpointPlan, pod: Pod, url: str) -> None:
+async def _serve_endpoint(
+    stack: AsyncExitStack,
+    planned: mesh_file.EndpointPlan,
+    pod: Pod,
+    url: str,
+    who: Identity,
+    policies: Policies,
+) -> None:
     ends: dict[str, Extension] = {"kernel": kernel_end(pod.netns), "memif": memif_end(pod.netns)}
     endpoint = await stack.enter_async_context(
         Endpoint(
@@ -265,9 +323,13 @@ async def _serve_endpoint(stack: AsyncExitStack, planned: mesh_file.EndpointPlan
             payload=planned.payload,
             mechanisms={planned.mechanism.upper(): ends[planned.mechanism]},
             extensions=[assigns(PointToPointIpam(planned.cidr_prefix))],
+            tokens=SvidTokens(who, lifetime_s=TOKEN_LIFETIME_S),
+            policies=policies,
         )
     )
-    await stack.enter_async_context(serve([network_service(endpoint), monitor_connection(endpoint)], [url]))
+    await stack.enter_async_context(
+        serve([network_service(endpoint), monitor_connection(endpoint)], [url], identity=who)
+    )
 
 
 async def run_checks(mesh: LocalMesh) -> AsyncIterator[CheckResult]:
