@@ -83,7 +83,7 @@ test-fuzz: build    ## every parser of outside bytes
 
 interop: needs-root needs-test build build/nsm-peer    ## NSM's own programs around our forwarder, alone
 	@mkdir -p $(RESULTS)
-	VWIRE_REQUIRE_PEERS=1 $(PYTEST) tests/interop -k nsm --junitxml=$(RESULTS)/interop-nsm.xml \
+	VWIRE_REQUIRE_PEERS=1 VWIRE_LONG=1 $(PYTEST) tests/interop -k nsm --junitxml=$(RESULTS)/interop-nsm.xml \
 	  -o junit_suite_name=interop-nsm $(PYTEST_ARGS) </dev/null 2>&1 | tee $(RESULTS)/interop-nsm.log
 
 # NSM's registry, manager, endpoint and client, from its Go modules. Go comes from PyPI where the

@@ -159,14 +159,15 @@ class NsmMesh:
         return peer
 
     def endpoint(self, netns: Netns, name: str = "nse", **variables: str) -> Peer:
-        """Starts an endpoint in a pod and waits until it is registered."""
+        """Starts an endpoint in a pod and waits until it is registered; with an empty NSM_CONNECT_TO it is not."""
         settings = {
             "NSM_CONNECT_TO": self.manager_url,
             "NSM_LISTEN_ON": f"unix://{self.directory}/{name}.sock",
+            "NSM_MECHANISMS": "KERNEL",
             **variables,
         }
         peer = self.peer("endpoint", name, netns, **settings)
-        peer.wait_event("registered")
+        peer.wait_event("registered" if settings["NSM_CONNECT_TO"] else "listening")
         return peer
 
     def client(self, netns: Netns, *services: str, name: str = "nsc", **variables: str) -> Peer:

@@ -149,6 +149,7 @@ func adoptable(ctx context.Context, p *peer, settings *clientSettings, request *
 	for _, conn := range event.GetConnections() {
 		path := conn.GetPath()
 		if path.GetIndex() != 1 || path.GetPathSegments()[0].GetId() != id ||
+			conn.GetNetworkService() != request.GetConnection().GetNetworkService() ||
 			conn.GetMechanism().GetType() != request.GetMechanismPreferences()[0].GetType() {
 			continue
 		}

@@ -87,9 +87,12 @@ func served(settings *endpointSettings) map[string]networkservice.NetworkService
 	return wanted
 }
 
-// register registers the services and the endpoint with the manager; what it returns takes the
-// endpoint back.
+// register registers the services and the endpoint with the manager, if there is one; what it
+// returns takes the endpoint back.
 func register(ctx context.Context, p *peer, settings *endpointSettings) (func(), error) {
+	if settings.ConnectTo.String() == "" {
+		return func() {}, nil
+	}
 	policies := registryauthorize.WithPolicies(strings.Split(clientPolicies, ",")...)
 	options := []registryclient.Option{
 		registryclient.WithClientURL(&settings.ConnectTo),

@@ -1,0 +1,81 @@
+"""Each program of a node is killed and started again, while a client pings its endpoint."""
+
+import re
+import time
+from contextlib import contextmanager
+from itertools import pairwise
+
+import pytest
+
+from tests.support.netns import network_namespaces
+from tests.support.nsm_go import check_path, end, kill, nsm_mesh
+
+PATH = ["nsc", "manager", "forwarder", "nse"]
+SERVICE = "kernel://icmp-responder/nsm-1"
+SETTLED_S = 1.0
+"""How long replies have to come before the pair counts as joined again."""
+PATIENCE_S = 40.0
+
+
+class Probe:
+    """A thousand echo requests a second, and which of them were answered."""
+
+    def __init__(self, process, output):
+        self._process = process
+        self._output = output
+
+    def answered(self):
+        return [int(number) for number in re.findall(r"icmp_seq=(\d+) ttl", self._output.read_text())]
+
+    def wait_settled(self):
+        """Waits until nearly all of what was sent in the last while was answered."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            before = len(self.answered())
+            time.sleep(SETTLED_S)
+            rate = (len(self.answered()) - before) / SETTLED_S
+            if rate > 300:
+                return
+            assert time.monotonic() < deadline, f"{rate:.0f} answers a second\n{self._output.read_text()[-500:]}"
+
+
+@contextmanager
+def probe(netns, target, output):
+    with output.open("w") as file, netns.process("ping", "-n", "-i", "0.001", target, stdout=file) as process:
+        yield Probe(process, output)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("who", ["client", "endpoint", "manager", "registry", "forwarder"])
+def test_a_program_that_is_killed_comes_back_and_the_pair_is_joined(tmp_path, who, record_property):
+    with network_namespaces(2) as (near, far), near.process("sleep", "600"), nsm_mesh(tmp_path) as mesh:
+        mesh.authority(["registry", "manager", "forwarder", "nse", "nsc"])
+        start = {
+            "registry": mesh.registry,
+            "manager": mesh.manager,
+            "forwarder": mesh.forwarder,
+            "endpoint": lambda: mesh.endpoint(far, NSM_CIDR_PREFIX="172.16.1.100/31"),
+            "client": lambda: mesh.client(near, SERVICE),
+        }
+        programs = {name: begin() for name, begin in start.items()}
+        programs["client"].wait_event("connected")
+        before = near.links()["nsm-1"]
+        with probe(near, "172.16.1.100", tmp_path / "ping.out") as pings:
+            pings.wait_settled()
+            kill(programs[who])
+            programs[who] = start[who]()
+            pings.wait_settled()
+            if who == "client":
+                programs["client"].wait_event("connected")
+        answered = pings.answered()
+        told = programs["client"].events("connected")[-1]["connection"]
+        after = near.links()["nsm-1"]
+        for name in ("client", "endpoint", "forwarder", "manager", "registry"):
+            end(programs[name])
+        gaps = [later - earlier - 1 for earlier, later in pairwise(answered)]
+        record_property("lost", sum(gaps))
+        record_property("longest_outage_ms", max(gaps))
+        print(f"{who}: lost {sum(gaps)} of {answered[-1]}, longest {max(gaps)} in a row")
+        if who != "endpoint":  # whose interface went with it
+            assert (after["ifindex"], after["address"]) == (before["ifindex"], before["address"])
+        check_path(told, PATH)
