@@ -76,7 +76,7 @@ test-dataplane: needs-test build    ## ports and vWires in network namespaces
 	$(call suite,dataplane)
 test-mesh: needs-test build    ## whole Requests over gRPC
 	$(call suite,mesh)
-test-interop: needs-test build build/nsm-peer    ## other people's programs as peers
+test-interop: needs-test build build/nsm-peer build/grpc-health-probe    ## other people's programs as peers
 	$(call suite,interop)
 test-fuzz: build    ## every parser of outside bytes
 	$(call suite,fuzz)
@@ -95,6 +95,12 @@ build/nsm-peer: $(wildcard tests/interop/go/*) | $(VENV_READY)
 	echo "building NSM's programs"; \
 	(cd tests/interop/go && go build -o $(abspath $@) .) >build/nsm-peer.log 2>&1 || \
 	  echo "going on without NSM's programs: $$(tail -n 1 build/nsm-peer.log)" >&2
+
+# What the manifests of NSM's clusters, and ours, probe with; the version that our image has.
+build/grpc-health-probe: Dockerfile | build/nsm-peer
+	@export PATH="$(abspath $(BIN)):$$PATH" GOBIN="$(abspath $(@D))"; \
+	go install "github.com/grpc-ecosystem/grpc-health-probe@$$(sed -n 's/^ARG GRPC_HEALTH_PROBE=//p' Dockerfile)" && \
+	  touch $@ || echo "going on without grpc-health-probe" >&2
 
 # The core once more, built with the address and undefined-behaviour sanitizers in a tree of its
 # own, under the tests that drive it; those of Python alone are left out.
