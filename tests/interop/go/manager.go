@@ -28,7 +28,7 @@ func runManager(ctx context.Context, p *peer) error {
 	options := []nsmgr.Option{
 		nsmgr.WithName(p.Name),
 		nsmgr.WithURL(public),
-		nsmgr.WithDialOptions(p.dialOptions()...),
+		nsmgr.WithDialOptions(p.impatientDialOptions()...),
 		nsmgr.WithDialTimeout(p.DialTimeout),
 		nsmgr.WithForwarderServiceName(settings.ForwarderNSName),
 		nsmgr.WithAuthorizeServer(authorize.NewServer()),

@@ -60,13 +60,25 @@ func (p *peer) serverOptions() []grpc.ServerOption {
 	)
 }
 
+// dialOptions are for a program that waits for its server: a call that finds none waits until its
+// deadline, and then says why.
 func (p *peer) dialOptions() []grpc.DialOption {
+	return append(p.securedDialOptions(), grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
+}
+
+// impatientDialOptions are for a program that has others to try: a server that is not there within
+// the dial timeout is an error.
+func (p *peer) impatientDialOptions() []grpc.DialOption {
+	return append(p.securedDialOptions(), grpc.WithBlock())
+}
+
+func (p *peer) securedDialOptions() []grpc.DialOption {
 	config := tlsconfig.MTLSClientConfig(p.source, p.source, tlsconfig.AuthorizeAny())
 	config.MinVersion = tls.VersionTLS12
 	return append(
 		p.trace.dialOptions(),
 		grpc.WithTransportCredentials(grpcfd.TransportCredentials(credentials.NewTLS(config))),
-		grpc.WithDefaultCallOptions(grpc.WaitForReady(true), grpc.PerRPCCredentials(token.NewPerRPCCredentials(p.tokens))),
+		grpc.WithDefaultCallOptions(grpc.PerRPCCredentials(token.NewPerRPCCredentials(p.tokens))),
 		grpcfd.WithChainUnaryInterceptor(),
 		grpcfd.WithChainStreamInterceptor(),
 	)
