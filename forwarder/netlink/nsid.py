@@ -16,10 +16,21 @@ _NOT_ASSIGNED: Final = 0xFFFFFFFF
 """-1 as pyroute2 has it, for which the number is unsigned."""
 
 
+def question(netns_fd: int) -> Request:
+    """Asks for the number of a namespace."""
+    what = f"ask for the number of namespace {netns_fd}"
+    return Request(type=RTM_GETNSID, attributes=(("NETNSA_FD", netns_fd),), what=what)
+
+
+def order(netns_fd: int) -> Request:
+    """Gives a namespace a number, any."""
+    attributes = (("NETNSA_FD", netns_fd), ("NETNSA_NSID", _NOT_ASSIGNED))
+    return Request(type=RTM_NEWNSID, attributes=attributes, what=f"number namespace {netns_fd}")
+
+
 def known(channel: Channel, netns_fd: int) -> int | None:
     """Returns the number by which the channel's namespace knows another; None when it has none for it."""
-    what = f"ask for the number of namespace {netns_fd}"
-    for message in channel.ask(Request(type=RTM_GETNSID, attributes=(("NETNSA_FD", netns_fd),), what=what)):
+    for message in channel.ask(question(netns_fd)):
         found = number(message)
         if found is not None:
             return found
@@ -30,9 +41,8 @@ def assign(channel: Channel, netns_fd: int) -> int:
     """Returns the number by which the channel's namespace knows another, giving it one first if need be."""
     if (found := known(channel, netns_fd)) is not None:
         return found
-    attributes = (("NETNSA_FD", netns_fd), ("NETNSA_NSID", _NOT_ASSIGNED))
     # May fail because somebody else was quicker: what counts is that there is one.
-    channel.attempt([Request(type=RTM_NEWNSID, attributes=attributes, what=f"number namespace {netns_fd}")])
+    channel.attempt([order(netns_fd)])
     found = known(channel, netns_fd)
     assert found is not None
     return found

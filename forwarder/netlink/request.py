@@ -1,4 +1,4 @@
-"""What is asked of the kernel, as plain values that pyroute2 turns into a message.
+"""What is asked of the kernel, as plain values that are turned into a message.
 
 A Request holds no message, so that it can be compared, shown, sent twice and made on any thread.
 
@@ -8,11 +8,14 @@ Source: netlink(7), rtnetlink(7).
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any, Final, Protocol
 
 from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
+
+from forwarder.netlink.attributes import Attributes as Attributes
+from forwarder.netlink.attributes import encode
 
 CREATE: Final[int] = NLM_F_CREATE
 EXCLUSIVE: Final[int] = NLM_F_CREATE | NLM_F_EXCL
@@ -21,12 +24,6 @@ DUMP: Final[int] = NLM_F_DUMP
 
 _HEADER: Final = struct.Struct("=IHHII")
 """`struct nlmsghdr`: length, type, flags, sequence, port."""
-
-_CHOSEN_BY_KIND: Final = "TCA_OPTIONS"
-"""The one attribute here that pyroute2 encodes by what another, TCA_KIND, says."""
-
-Attributes = tuple[tuple[str, Any], ...]
-"""Name, as pyroute2 and the kernel's headers have it, and value; a nest of attributes is a tuple of these."""
 
 
 class Message(Protocol):
@@ -70,10 +67,7 @@ class Request:
         Without `ack` it says nothing when all went well; what ends a list by itself is never acknowledged.
         """
         flags = self.flags | NLM_F_REQUEST | (NLM_F_ACK if ack and not self.is_dump else 0)
-        family = self.fields.get("family", 0)
-        together = any(name == _CHOSEN_BY_KIND for name, _ in self.attributes)
-        groups = (self.attributes,) if together else ((each,) for each in self.attributes)
-        body = _fixed_part(self.type, self.fields) + b"".join(_encoded(self.type, family, each) for each in groups)
+        body = _fixed_part(self.type, self.fields) + encode(self.attributes)
         return _HEADER.pack(_HEADER.size + len(body), self.type, flags, sequence, 0) + body
 
 
@@ -90,24 +84,3 @@ def _layout(kind: int) -> tuple[struct.Struct, tuple[str, ...]]:
         struct.Struct("=" + "".join(code for _, code in fields)),
         tuple(name for name, code in fields if not code.endswith("x")),
     )
-
-
-@lru_cache(maxsize=1024)
-def _encoded(kind: int, family: int, attributes: Attributes) -> bytes:
-    """Encodes attributes whose encoding depends on nothing else of the message but its family.
-
-    Remembered, because the same few come with every vWire and pyroute2 takes 0.05 ms for one.
-    """
-    message = MarshalRtnl.msg_map[kind]()
-    for name, _ in attributes:
-        assert message.valid_nla(name), name  # pyroute2 would leave it out without a word
-    message["family"] = family
-    message["attrs"] = _attributes(attributes)
-    message.encode()
-    encoded = bytes(message.data)[_HEADER.size + _layout(kind)[0].size :]
-    return encoded.ljust((len(encoded) + 3) & ~3, b"\0")
-
-
-def _attributes(given: Attributes) -> list[Any]:
-    """Makes the lists that pyroute2 writes into while it encodes."""
-    return [(name, {"attrs": _attributes(value)} if isinstance(value, tuple) else value) for name, value in given]
