@@ -142,10 +142,11 @@ class KernelInterface:
             self.netns = pod.identity
             pod.enter()
             with Channel(pod.label) as theirs:
-                if (left := self._take_over(ours, theirs, home, pod)) is not None:
+                taken = self.is_taken(theirs)
+                if taken and (left := self._take_over(ours, theirs, home, pod)) is not None:
                     self._adopt(ours, theirs, left)
                     return
-                self._make_room(theirs)
+                self._make_room(theirs, taken=taken)
                 home.enter()
                 try:
                     self._create_pair(ours, pod)
@@ -153,7 +154,9 @@ class KernelInterface:
                     self.refuse_taken(theirs, error)
                     raise
                 pod.enter()
-                self._set_up(theirs)
+                index = self.their_index = link.index_of(wanted.name)
+                self.remember()
+                self._set_up(theirs, link.set_alias(index, wanted.alias, on=link.IFF_UP))
 
     def update(self, wanted: InterfaceContext) -> None:
         """Makes what is there into what is wanted, touching only what differs, adding before removing.
@@ -215,7 +218,11 @@ class KernelInterface:
             raise NetlinkError(f"{url} is not the network namespace that it was", errno=errno.ENODEV)
         return pod
 
-    def _make_room(self, theirs: Channel) -> None:
+    def is_taken(self, theirs: Channel) -> bool:
+        """Says whether there is a link of the wanted name."""
+        return bool(theirs.ask(link.get(self.wanted.name, may_be_absent=True)))
+
+    def _make_room(self, theirs: Channel, *, taken: bool) -> None:
         """Puts aside what is to be replaced; deletes what an earlier process left of this connection under our name.
 
         Asks for single links: a pod may have a thousand.
@@ -228,6 +235,8 @@ class KernelInterface:
                 theirs.execute([link.set_flags(each.index, off=link.IFF_UP)])
                 self._parked.append(owner)
                 theirs.execute([link.rename(each.index, _random_name("vw"))])
+        if not taken:
+            return
         for each in link.parse_all(theirs.ask(link.get(self.wanted.name, may_be_absent=True))):
             if each.alias == self.wanted.alias:
                 log.info("deleting link %s (%s), left over in the pod's namespace", each.name, each.alias)
@@ -331,14 +340,13 @@ class KernelInterface:
                 if error.errno != errno.ENODEV:  # it went with the pod
                     self._tell_unfiltered(error)
 
-    def _set_up(self, theirs: Channel) -> None:
-        wanted = self.wanted
-        index = self.their_index = link.index_of(wanted.name)
-        self.remember()
+    def _set_up(self, theirs: Channel, *first: Request) -> None:
+        """Gives a new link its context, after what has to be done `first`; in the pod's namespace."""
+        wanted, index = self.wanted, self.their_index
         self._write_settings()
         theirs.execute(
             [
-                link.set_alias(index, wanted.alias, on=link.IFF_UP),
+                *first,
                 *(address.add(index, one) for one in wanted.addresses),
                 *(neighbour.put(index, one) for one in self._neighbours()),
                 *(route.add(index, one) for one in wanted.routes),

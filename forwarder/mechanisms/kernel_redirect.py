@@ -141,7 +141,7 @@ class RedirectedVeths:
             for end in (client, endpoint):
                 end.fault = ""
                 stack.callback(self._links.forget, end.place)
-                self._links.watch(end.place, partial(end.gone, broken))
+            self._links.watch({end.place: partial(end.gone, broken) for end in (client, endpoint)})
             yield RedirectJoint(client, endpoint, self._links, name)
 
     def close(self) -> None:

@@ -55,12 +55,12 @@ class PodInterface(KernelInterface):
         """Says whether a link is nobody else's; in our namespace."""
         return self._tools.owner.may_adopt(left.group)
 
-    def make_room(self, theirs: Channel) -> None:
+    def make_room(self, theirs: Channel, *, taken: bool) -> None:
         """Deletes what an earlier connection of this id left."""
-        self._make_room(theirs)
+        self._make_room(theirs, taken=taken)
 
     def set_up(self, theirs: Channel) -> None:
-        """Gives a new link its context; in the pod's namespace."""
+        """Gives a new link, which is marked already, its context; in the pod's namespace."""
         self._set_up(theirs)
 
     def update(self, wanted: InterfaceContext) -> None:
@@ -127,13 +127,14 @@ class VethPair:
             ours = stack.enter_context(Channel())
             visits = [self._visit(stack, ours, each) for each in self._ends]
             home.enter()
-            links = self._take_over(visits)
+            taken = [each.interface.is_taken(each.channel) for each in visits]
+            links = self._take_over(visits) if all(taken) else ()
             if links:
                 for visit, left in zip(visits, links, strict=True):
                     visit.pod.enter()
                     visit.interface.refresh_adopted(None, visit.channel, left)
             else:
-                self._make(visits)
+                self._make(visits, taken)
             for each in visits:
                 number, _ = each.interface.place
                 each.interface.place = number, each.interface.their_index
@@ -185,9 +186,9 @@ class VethPair:
         self.adopted = True
         return near, far
 
-    def _make(self, visits: Sequence[_Visit]) -> None:
-        for each in visits:
-            each.interface.make_room(each.channel)
+    def _make(self, visits: Sequence[_Visit], taken: Sequence[bool]) -> None:
+        for each, there in zip(visits, taken, strict=True):
+            each.interface.make_room(each.channel, taken=there)
         near, far = (each.interface for each in visits)
         try:
             answers = visits[0].channel.execute(
@@ -321,7 +322,7 @@ class DirectVeth:
             for end in (client, endpoint):
                 end.fault = ""
                 stack.callback(self._links.forget, end.pod.place)
-                self._links.watch(end.pod.place, partial(end.gone, broken))
+            self._links.watch({end.pod.place: partial(end.gone, broken) for end in (client, endpoint)})
             yield VethJoint(client, endpoint, self._links, name)
 
     def close(self) -> None:

@@ -13,8 +13,9 @@ from typing import Final
 from pyroute2.netlink.rtnl import RTM_DELADDR, RTM_GETADDR, RTM_NEWADDR
 from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_DADFAILED, IFA_F_NODAD, IFA_F_TENTATIVE
 
+from forwarder.netlink.attributes import Attributes
 from forwarder.netlink.mark import PROTOCOL
-from forwarder.netlink.request import DUMP, EXCLUSIVE, Attributes, Message, Request
+from forwarder.netlink.request import DUMP, EXCLUSIVE, Message, Request
 
 IpInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 """An address with the length of its prefix; the host's bits are kept."""

@@ -1,7 +1,6 @@
 """A rtnetlink socket: many requests in one system call, their answers told apart by number.
 
-pyroute2 encodes, and decodes all but bare acknowledgements; its own sockets are not used: they send one
-message a call, through
+pyroute2 decodes what `wire` does not; its own sockets are not used: they send one message a call, through
 an event loop of their own, and cost more to open than all the messages of a small change. The
 kernel works on a request inside sendmsg(2), so the answers are there when it returns and nothing
 here waits; a whole set-up is a handful of system calls. The socket belongs to the network
@@ -26,7 +25,6 @@ from pyroute2.netlink import (
     NLMSG_ERROR,
     SOL_NETLINK,
 )
-from pyroute2.netlink.rtnl import RTM_NEWLINK
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 from forwarder.errors import NetlinkError
@@ -147,8 +145,8 @@ class Channel:
 
     def _decode(self, data: bytes, piece: wire.Piece) -> Message:
         """Reads a link itself; pyroute2 takes 0.25 ms for one."""
-        if piece.kind == RTM_NEWLINK:
-            return wire.LinkMessage(piece.body(data))
+        if piece.kind in wire.READ:
+            return wire.ReadMessage(piece.kind, piece.body(data))
         message: Message = self._marshal.parse_one_message(
             piece.kind, piece.flags, piece.sequence, data, piece.offset, piece.length
         )

@@ -17,7 +17,8 @@ from typing import Any, Final
 from pyroute2.netlink.rtnl import RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK
 
 from forwarder.errors import NetlinkError
-from forwarder.netlink.request import DUMP, EXCLUSIVE, Attributes, Message, Request
+from forwarder.netlink.attributes import Attributes
+from forwarder.netlink.request import DUMP, EXCLUSIVE, Message, Request
 
 IFF_UP: Final = 0x1
 IFF_NOARP: Final = 0x80
@@ -213,9 +214,10 @@ def delete_together(indices: Iterable[int]) -> list[Request]:
     ]
 
 
-def get(link: int | str, *, may_be_absent: bool = False, nsid: int | None = None) -> Request:
+def get(link: int | str, *, may_be_absent: bool = False, nsid: int | None = None, statistics: bool = False) -> Request:
     """Asks for one link, in the namespace that has the number `nsid` here if that is given."""
     fields, attributes = _named(link)
+    attributes += _without_counters(statistics)
     if nsid is not None:
         attributes += (("IFLA_IF_NETNSID", nsid),)
     return Request(
@@ -227,9 +229,13 @@ def get(link: int | str, *, may_be_absent: bool = False, nsid: int | None = None
     )
 
 
+def _without_counters(statistics: bool) -> Attributes:
+    return () if statistics else (("IFLA_EXT_MASK", _RTEXT_FILTER_SKIP_STATS),)
+
+
 def list_all(*, kind: str = "", statistics: bool = False) -> Request:
     """Asks for every link of the namespace, or those of a kind; without counters it is half the work."""
-    attributes: Attributes = () if statistics else (("IFLA_EXT_MASK", _RTEXT_FILTER_SKIP_STATS),)
+    attributes = _without_counters(statistics)
     if kind:
         attributes += (("IFLA_LINKINFO", (("IFLA_INFO_KIND", kind),)),)
     return Request(type=RTM_GETLINK, flags=DUMP, attributes=attributes, what="list the links")

@@ -13,7 +13,7 @@ from forwarder.netlink.channel import Channel
 from forwarder.netlink.request import Message, Request
 
 _NOT_ASSIGNED: Final = 0xFFFFFFFF
-"""-1 as pyroute2 has it, for which the number is unsigned."""
+"""-1, read without a sign."""
 
 
 def question(netns_fd: int) -> Request:

@@ -13,17 +13,17 @@ import errno
 import logging
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from pyroute2.netlink import NETLINK_ADD_MEMBERSHIP, NETLINK_LISTEN_ALL_NSID, SOL_NETLINK
-from pyroute2.netlink.rtnl import RTM_DELLINK, RTM_DELNSID
-from pyroute2.netlink.rtnl.marshal import MarshalRtnl
+from pyroute2.netlink.rtnl import RTM_DELLINK, RTM_DELNSID, RTM_NEWNSID
 
 from forwarder.errors import NetlinkError
 from forwarder.netlink import link, nsid, wire
 from forwarder.netlink.channel import Channel
 from forwarder.netlink.link import Statistics
+from forwarder.netlink.request import Message
 
 log = logging.getLogger(__name__)
 
@@ -49,31 +49,17 @@ class RemoteLinks:
         self._channel: Channel | None = None
         self._events: socket.socket | None = None
         self._listeners: dict[Place, Callable[[str], None]] = {}
-        self._marshal = MarshalRtnl()
 
     def statistics(self, *places: Place) -> list[Statistics | None]:
         """Returns each link's counters, None for one that is not there."""
-        if self._channel is None:
-            self._channel = Channel()
-        requests = [link.get(index, nsid=number, may_be_absent=True) for number, index in places]
-        try:
-            answers = self._channel.execute(requests)
-        except NetlinkError as error:
-            log.debug("%s", error)  # a whole namespace has gone, and with one end of a pair the other
-            return [None] * len(places)
-        return [link.parse(answer[0]).statistics if answer else None for answer in answers]
+        return [link.parse(each).statistics if each else None for each in self._look(places, statistics=True)]
 
-    def present(self, place: Place) -> bool:
-        """Says whether a link is there."""
-        return self.statistics(place) != [None]
-
-    def watch(self, place: Place, gone: Callable[[str], None]) -> None:
-        """Calls `gone`, once and with the reason, when the link is not there any more; now, if it is not."""
+    def watch(self, listeners: Mapping[Place, Callable[[str], None]]) -> None:
+        """Calls each, once and with the reason, when its link is not there any more; now, if it is not."""
         if self._events is None:
             self._events = self._listen()
-        self._listeners[place] = gone
-        if not self.present(place):
-            self._tell(place, "it is not there")
+        self._listeners.update(listeners)
+        self._tell_absent(list(listeners), "it is not there")
 
     def forget(self, place: Place) -> None:
         """Ends a watch, if there is one; the last one closes the socket."""
@@ -124,8 +110,7 @@ class RemoteLinks:
                     raise
                 # Events were lost: look at every link.
                 for place in list(self._listeners):
-                    if not self.present(place):
-                        self._tell(place, "it was deleted")
+                    self._tell_absent([place], "it was deleted")
                 continue
             self._take(data, _origin(ancillary))
 
@@ -137,8 +122,7 @@ class RemoteLinks:
                 if origin is None and (number := self._own_number()) is not None:
                     self._tell((number, index), why)
             elif piece.kind == RTM_DELNSID and origin is None:
-                (message,) = self._marshal.parse(bytes(data[piece.offset : piece.offset + piece.length]))
-                number = nsid.number(message)
+                number = nsid.number(wire.ReadMessage(RTM_NEWNSID, piece.body(data)))
                 for place in [each for each in self._listeners if each[0] == number]:
                     self._tell(place, "its network namespace has gone")
 
@@ -148,6 +132,28 @@ class RemoteLinks:
             return None
         with open("/proc/thread-self/ns/net", "rb") as own:
             return nsid.known(self._channel, own.fileno())
+
+    def _look(self, places: Sequence[Place], *, statistics: bool = False) -> list[Message | None]:
+        """Returns what the kernel says of each link, None for one that is not there.
+
+        When a whole namespace has gone, all count as gone: those that are asked about together belong together.
+        """
+        if self._channel is None:
+            self._channel = Channel()
+        channel = self._channel
+        questions = [link.get(at, nsid=number, may_be_absent=True, statistics=statistics) for number, at in places]
+        try:
+            answers = channel.execute(questions)
+        except NetlinkError as error:
+            log.debug("%s", error)
+            return [None] * len(places)
+        return [answer[0] if answer else None for answer in answers]
+
+    def _tell_absent(self, places: Sequence[Place], why: str) -> None:
+        """Tells of every link that is not there."""
+        for place, found in zip(places, self._look(places), strict=True):
+            if found is None:
+                self._tell(place, why)
 
     def _tell(self, place: Place, why: str) -> None:
         gone = self._listeners.pop(place, None)

@@ -14,8 +14,7 @@ from typing import Any, Final, Protocol
 from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
-from forwarder.netlink.attributes import Attributes as Attributes
-from forwarder.netlink.attributes import encode
+from forwarder.netlink.attributes import Attributes, encode
 
 CREATE: Final[int] = NLM_F_CREATE
 EXCLUSIVE: Final[int] = NLM_F_CREATE | NLM_F_EXCL
@@ -74,7 +73,7 @@ class Request:
 def _fixed_part(kind: int, fields: Mapping[str, int]) -> bytes:
     """Packs what stands before the attributes; what pyroute2 calls __something is padding."""
     layout, names = _layout(kind)
-    return layout.pack(*(fields.get(name, 0) for name in names))
+    return layout.pack(*[fields.get(name, 0) for name in names])
 
 
 @cache

@@ -14,8 +14,9 @@ from pyroute2.netlink.rtnl import RTM_DELROUTE, RTM_GETROUTE, RTM_NEWROUTE, rt_t
 from pyroute2.netlink.rtnl.rtmsg import RT_SCOPE_LINK, RTNH_F_ONLINK
 
 from forwarder.netlink.address import IpAddress
+from forwarder.netlink.attributes import Attributes
 from forwarder.netlink.mark import PROTOCOL
-from forwarder.netlink.request import CREATE, DUMP, EXCLUSIVE, Attributes, Message, Request
+from forwarder.netlink.request import CREATE, DUMP, EXCLUSIVE, Message, Request
 
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -13,8 +13,9 @@ from typing import Final
 from pyroute2.netlink.rtnl import RTM_DELRULE, RTM_GETRULE, RTM_NEWRULE
 from pyroute2.netlink.rtnl.fibmsg import FR_ACT_TO_TBL
 
+from forwarder.netlink.attributes import Attributes
 from forwarder.netlink.mark import PROTOCOL
-from forwarder.netlink.request import DUMP, EXCLUSIVE, Attributes, Message, Request
+from forwarder.netlink.request import DUMP, EXCLUSIVE, Message, Request
 from forwarder.netlink.route import IpNetwork
 
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)

@@ -52,8 +52,7 @@ async def test_counters_are_those_that_the_namespaces_have(two_netns, pair, link
 @pytest.mark.parametrize("which", ["veth-a", "veth-b"])
 async def test_whichever_end_is_deleted_both_are_told_once(two_netns, pair, links, which):
     told = []
-    for place in pair:
-        links.watch(place, lambda why, place=place: told.append((place, why)))
+    links.watch({place: lambda why, place=place: told.append((place, why)) for place in pair})
     two_netns[which == "veth-b"].run("ip", "link", "delete", which)
     await heard(told, 2)
     assert sorted(place for place, _ in told) == sorted(pair)
@@ -67,17 +66,15 @@ async def test_a_namespace_that_goes_takes_its_links_along_although_they_are_wat
             with Channel() as channel:
                 place = nsid.assign(channel, going.fd), going.ifindex("veth-b")
                 other = nsid.assign(channel, kept.fd), kept.ifindex("veth-a")
-            links.watch(place, told.append)
-            links.watch(other, told.append)
+            links.watch({place: told.append, other: told.append})
         await heard(told, 2)
 
 
 async def test_a_link_that_is_not_there_is_told_at_once_and_what_is_forgotten_is_not_told(two_netns, pair, links):
     told = []
-    links.watch((pair[0][0], 99999), told.append)
+    links.watch({(pair[0][0], 99999): told.append})
     assert told == ["it is not there"]
-    links.watch(pair[0], told.append)
-    links.watch(pair[1], told.append)
+    links.watch(dict.fromkeys(pair, told.append))
     links.forget(pair[0])
     two_netns[0].run("ip", "link", "delete", "veth-a")
     await heard(told, 2)
@@ -94,7 +91,7 @@ async def test_links_of_our_own_namespace_are_watched_too(links):
         number = nsid.assign(channel, own.fileno())
     _own("add", "own0", "type", "veth", "peer", "name", "own1")
     told = []
-    links.watch((number, socket.if_nametoindex("own0")), told.append)
+    links.watch({(number, socket.if_nametoindex("own0")): told.append})
     _own("delete", "own0")
     await heard(told, 1)
 

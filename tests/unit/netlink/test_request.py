@@ -43,7 +43,10 @@ QUESTIONS = [
 FILTER = Request(
     type=RTM_NEWTFILTER,
     fields={"index": 3, "parent": 0xFFFFFFF2},
-    attributes=(("TCA_KIND", "bpf"), ("TCA_OPTIONS", (("TCA_BPF_FD", 9), ("TCA_BPF_NAME", "drop"), ("TCA_BPF_FLAGS", 1)))),
+    attributes=(
+        ("TCA_KIND", "bpf"),
+        ("TCA_OPTIONS", (("TCA_BPF_FD", 9), ("TCA_BPF_NAME", "drop"), ("TCA_BPF_FLAGS", 1))),
+    ),
     what="set a filter",
 )
 
@@ -62,9 +65,7 @@ def test_an_order_is_acknowledged_and_numbered(request_: Request) -> None:
     assert not message["header"]["flags"] & NLM_F_ACK
 
 
-@pytest.mark.parametrize(
-    "request_", [*REQUESTS, *QUESTIONS, FILTER], ids=lambda request: request.what
-)
+@pytest.mark.parametrize("request_", [*REQUESTS, *QUESTIONS, FILTER], ids=lambda request: request.what)
 def test_a_request_goes_to_the_kernel_as_pyroute2_encodes_the_whole_message(request_: Request) -> None:
     message = MarshalRtnl.msg_map[request_.type]()
     message.update(request_.fields)
@@ -93,13 +94,13 @@ def test_of_broken_messages_about_a_link_only_what_is_whole_is_read(kind: int) -
     first, second = pieces(data)
     assert (first.kind, first.sequence, second.sequence) == (kind, 7, 8)
     body = second.body(data)
-    assert wire.link_index(body) == wire.LinkMessage(body)["index"] == 5
-    assert wire.LinkMessage(body).get_attr("IFLA_IFALIAS") == "server-abc"
-    assert wire.LinkMessage(body).get_attr("IFLA_MTU", 1) == 1
+    assert wire.link_index(body) == wire.ReadMessage(RTM_NEWLINK, body)["index"] == 5
+    assert wire.ReadMessage(RTM_NEWLINK, body).get_attr("IFLA_IFALIAS") == "server-abc"
+    assert wire.ReadMessage(RTM_NEWLINK, body).get_attr("IFLA_MTU", 1) == 1
     for length in range(len(data)):
         assert all(piece.sequence == 7 for piece in pieces(data[:length]))
     for length in range(16, len(body)):
-        assert wire.LinkMessage(body[:length]).get_attr("IFLA_IFALIAS") in (None, "server-abc")
+        assert wire.ReadMessage(RTM_NEWLINK, body[:length]).get_attr("IFLA_IFALIAS") in (None, "server-abc")
     assert list(pieces(bytes(64))) == []
 
 
@@ -123,7 +124,7 @@ def test_a_link_is_read_as_pyroute2_reads_it() -> None:
     data = bytes(message.data)
     (theirs,) = MarshalRtnl().parse(data)
     (piece,) = pieces(data)
-    read = link.parse(wire.LinkMessage(piece.body(data)))
+    read = link.parse(wire.ReadMessage(RTM_NEWLINK, piece.body(data)))
     assert read == link.parse(theirs)
     assert (read.index, read.kind, read.peer_nsid, read.mac, read.up) == (5, "veth", 3, MAC, True)
     assert read.statistics is not None
