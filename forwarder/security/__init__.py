@@ -9,6 +9,7 @@ from forwarder.security.authority import Authority
 from forwarder.security.identity import follow
 from forwarder.security.metadata import TokenMetadata, received
 from forwarder.security.policies import (
+    DENIED,
     NETWORK_SERVICE_CLIENT,
     NETWORK_SERVICE_SERVER,
     REGISTRY_CLIENT,
@@ -21,6 +22,7 @@ from forwarder.security.tokens import Claims, SvidTokens, Token, TokenSource, Un
 from forwarder.security.workload import Workload
 
 __all__ = [
+    "DENIED",
     "NETWORK_SERVICE_CLIENT",
     "NETWORK_SERVICE_SERVER",
     "REGISTRY_CLIENT",

@@ -3,8 +3,10 @@
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+import jwt
 import pytest
 import pytest_asyncio
+from cryptography.hazmat.primitives import serialization
 
 from forwarder.api.connection_pb2 import Connection, MonitorScopeSelector, PathSegment
 from forwarder.api.networkservice_pb2 import NetworkServiceRequest
@@ -13,7 +15,17 @@ from forwarder.api.spiffe_id import SpiffeId
 from forwarder.api.x509 import Peer, Svid
 from forwarder.errors import NotAuthorized
 from forwarder.rpc import Call
-from forwarder.security import NETWORK_SERVICE_SERVER, Authority, Policies, SvidTokens, TokenMetadata, claims
+from forwarder.security import (
+    NETWORK_SERVICE_SERVER,
+    Authority,
+    Policies,
+    SvidTokens,
+    Token,
+    TokenMetadata,
+    claims,
+    rfc3339,
+)
+from forwarder.security.metadata import EXPIRES, TOKEN
 from forwarder.service.access import Access
 from tests.support.certificates import Fixed
 from tests.support.clock import TurnedClock, settle
@@ -47,7 +59,7 @@ class Secure(Scene):
 
     def __init__(self, *monitor: str) -> None:
         clock = TurnedClock()
-        authority = Authority(DOMAIN, clock=clock)
+        self.authority = authority = Authority(DOMAIN, clock=clock)
         self.client, self.manager, self.ours, self.other = (
             Workload(name, authority, clock) for name in ("nsc", "nsmgr", "fwd", "other")
         )
@@ -199,6 +211,44 @@ async def test_another_client_cannot_take_a_connection_over(scene: Secure) -> No
     with pytest.raises(NotAuthorized, match=f"belongs to spiffe://{DOMAIN}/nsc, not to spiffe://{DOMAIN}/other"):
         await scene.by_manager(taken)
     assert len(scene.hop.requests) == 1
+
+
+def pretends(scene: Secure, subject: Workload, audience: Workload) -> str:
+    """A token that says it is the subject's, signed by the other workload: nothing in it is the subject's."""
+    key = serialization.load_der_private_key(scene.other.svid.private_key, password=None)
+    claims = {
+        "sub": subject.svid.identity,
+        "aud": [audience.svid.identity],
+        "exp": int(scene.clock.now()) + LIFETIME_S,
+    }
+    return jwt.encode(claims, key, algorithm="ES256")  # type: ignore[arg-type]  # P-256
+
+
+async def test_a_refresh_is_not_taken_from_another_caller_that_made_the_client_s_token_up(scene: Secure) -> None:
+    answer = await scene.by_manager(scene.asked())
+    taken = NetworkServiceRequest(connection=copy(answer))
+    taken.connection.path.path_segments[0].token = pretends(scene, scene.client, scene.other)
+    with pytest.raises(NotAuthorized, match=f"asked for by spiffe://{DOMAIN}/nsmgr, not by spiffe://{DOMAIN}/other"):
+        await scene.forwarder.request(taken, scene.other.calls(scene.ours))
+    assert len(scene.hop.requests) == 1
+
+
+async def test_a_close_is_not_taken_from_another_caller_that_says_it_is_the_manager(scene: Secure) -> None:
+    answer = await scene.by_manager(scene.asked())
+    token = Token(text=pretends(scene, scene.manager, scene.ours), expires=int(scene.clock.now() + 60) * 10**9)
+    metadata = ((TOKEN, token.text), (EXPIRES, rfc3339.text(token.expires)))
+    with pytest.raises(NotAuthorized, match=f"asked for by spiffe://{DOMAIN}/nsmgr, not by spiffe://{DOMAIN}/other"):
+        await scene.forwarder.close(answer, replace(scene.other.calls(scene.ours), metadata=metadata))
+    assert scene.hop.closes == []
+
+
+async def test_a_caller_with_a_renewed_certificate_is_the_same_caller(scene: Secure) -> None:
+    answer = await scene.by_manager(scene.asked())
+    renewed = Workload("nsmgr", scene.authority, scene.clock)
+    again = await scene.forwarder.request(NetworkServiceRequest(connection=answer), renewed.calls(scene.ours))
+    assert again.id == answer.id
+    await scene.forwarder.close(again, renewed.calls(scene.ours))
+    assert len(scene.hop.closes) == 1
 
 
 async def test_an_expiry_is_nobody_s_call_and_not_checked(scene: Secure) -> None:
