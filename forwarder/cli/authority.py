@@ -10,7 +10,6 @@ SIGHUP reads the files of `--federates-with` again.
     vwire authority --workloads /fwd=unix:///run/a/fwd.sock --workloads /nsc=unix:///run/b/nsc.sock
 """
 
-import asyncio
 import logging
 import signal
 from collections.abc import Mapping, Sequence
@@ -137,7 +136,7 @@ async def run(
             _log.error("%s", error)
 
     phases = program.Phases()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, read_again)
+    program.on_signal(signal.SIGHUP, read_again)
     async with AsyncExitStack() as stack:
         with phases(f"serve {len(sockets)} workloads of {authority.id}"):
             await stack.enter_async_context(serve_workloads(authority, sockets))

@@ -9,6 +9,7 @@ import gc
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -92,12 +93,11 @@ def run(program: str, main: Coroutine[Any, Any, None]) -> None:
         fail(program, error)
     finally:
         # We are ending already; what is left to undo must not be cut short.
-        for number in ENDING:
+        for number in (*ENDING, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
 
 
 async def _until_signalled(main: Coroutine[Any, Any, None]) -> None:
-    loop = asyncio.get_running_loop()
     task = asyncio.create_task(main, name="main")
 
     def end(number: signal.Signals) -> None:
@@ -105,10 +105,43 @@ async def _until_signalled(main: Coroutine[Any, Any, None]) -> None:
         task.cancel()
 
     for number in ENDING:
-        loop.add_signal_handler(number, end, number)
-    loop.add_signal_handler(signal.SIGUSR1, logs.raise_level)
-    loop.add_signal_handler(signal.SIGUSR2, logs.restore_level)
-    await task
+        on_signal(number, end, number)
+    on_signal(signal.SIGUSR1, logs.raise_level)
+    on_signal(signal.SIGUSR2, logs.restore_level)
+    with _woken_by_signals():
+        await task
+
+
+def on_signal(number: signal.Signals, call: Callable[..., None], *arguments: object) -> None:
+    """Has the running loop call something for each signal of one kind, from now on; nothing once it is closed.
+
+    A loop's own handlers are gone when it closes, and signals kill the process from then on: one that
+    comes so late would change the exit status of an end that went well.
+    """
+    loop = asyncio.get_running_loop()
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(call, *arguments)
+
+    signal.signal(number, handle)
+
+
+@contextmanager
+def _woken_by_signals() -> Iterator[None]:
+    """Wakes the loop also for signals that the kernel gave to another thread: handlers run in this one."""
+    loop = asyncio.get_running_loop()
+    ours, kernels = socket.socketpair()
+    with ours, kernels:
+        ours.setblocking(False)
+        kernels.setblocking(False)
+        before = signal.set_wakeup_fd(kernels.fileno(), warn_on_full_buffer=False)
+        loop.add_reader(ours, ours.recv, 4096)
+        try:
+            yield
+        finally:
+            loop.remove_reader(ours)
+            signal.set_wakeup_fd(before)
 
 
 @contextmanager
