@@ -52,9 +52,6 @@ class WorkerControl:
         A caller that is cancelled meanwhile gets its cancellation afterwards: what it is about to
         free must not be in use.
         """
-        if self.worker.adopted >= generation:
-            self._notified()
-            return
         cancelled: asyncio.CancelledError | None = None
         while self.worker.adopted < generation:
             adopted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -63,8 +60,8 @@ class WorkerControl:
                 await adopted
             except asyncio.CancelledError as error:
                 cancelled = error
+        self._notified()  # however early it was adopted, what has left is let go of
         if cancelled is not None:
-            self._notified()
             raise cancelled
 
     def _notified(self) -> None:
