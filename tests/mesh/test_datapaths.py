@@ -15,7 +15,7 @@ from forwarder.dataplane import Dataplane
 from forwarder.errors import NextHopError
 from forwarder.mesh.endpoint import kernel_end
 from tests.support.blackout import blackout
-from tests.support.domain import domain, kernel, links, memif, ping, pod, until
+from tests.support.domain import domain, kernel, links, memif, ping, pod, pods_watched, until
 from tests.support.netns import Netns as Shell
 
 LOOK = """
@@ -207,6 +207,7 @@ async def test_redirected_the_client_keeps_its_interface_while_its_endpoint_dies
             answer = await hop.request(mesh.request(kernel(near)), timeout_s=10)
             client = Shell(near.fileno())
             before = client.ifindex("nsm-1"), client.links()["nsm-1"]["address"]
+            await pods_watched(mesh)
             first.close()
             await until(lambda: mesh.forwarder.statistics().connections[0].state == "DOWN")
             assert links(near) == ["nsm-1"]

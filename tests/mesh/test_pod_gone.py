@@ -9,7 +9,7 @@ import pytest
 from forwarder.api.connection_pb2 import DELETE, Mechanism, MonitorScopeSelector
 from forwarder.api.networkservice_pb2 import NetworkServiceRequest
 from forwarder.netns import NAMED_DIRECTORY, named, remove_name
-from tests.support.domain import domain, kernel, links, memif, mine, ping, pod, until
+from tests.support.domain import domain, kernel, links, memif, mine, ping, pod, pods_watched, until
 from tests.support.netns import network_namespace
 
 MECHANISMS = {"kernel": kernel, "memif": memif}
@@ -36,12 +36,6 @@ def name_of(netns):
     return next(name for name in named() if os.stat(NAMED_DIRECTORY / name).st_ino == netns.identity[1])
 
 
-async def kept(mesh, pods=2):
-    """Waits until the forwarder knows who keeps the pods, the endpoint's among them."""
-    watched = mesh.forwarder._namespaces._watched
-    await until(lambda: len(watched) == pods and all(each.keeper is not None for each in watched.values()))
-
-
 @pytest.mark.parametrize("endpoint", ["KERNEL", "MEMIF"])
 @pytest.mark.parametrize("client", ["kernel", "memif"])
 async def test_when_the_pods_last_process_is_killed_its_vwire_is_closed_at_every_hop(tmp_path, client, endpoint):
@@ -53,7 +47,7 @@ async def test_when_the_pods_last_process_is_killed_its_vwire_is_closed_at_every
     ):
         with app() as process:
             answer = await hop.request(mesh.request(preference(client, process.pid)), timeout_s=10)
-            await kept(mesh)
+            await pods_watched(mesh)
             process.kill()
             async with asyncio.timeout(10):
                 event = await anext(events)
@@ -74,7 +68,7 @@ async def test_when_the_pods_namespace_loses_its_name_its_vwire_is_closed_and_no
         with pod() as netns, pod() as bystander:
             await hop.request(mesh.request(MECHANISMS[client](netns), client="one"), timeout_s=10)
             other = await hop.request(mesh.request(kernel(bystander), client="two"), timeout_s=10)
-            await kept(mesh, 3)
+            await pods_watched(mesh, 3)
             remove_name(name_of(netns))
             await until(lambda: len(mesh.endpoint) == 1)
             await until(lambda: [each.client for each in mesh.forwarder.statistics().connections] == ["two"])
@@ -88,7 +82,7 @@ async def test_when_the_endpoints_pod_is_gone_the_vwires_into_it_are_closed(tmp_
         with pod() as one, pod() as two:
             await hop.request(mesh.request(kernel(one), client="one"), timeout_s=10)
             await hop.request(mesh.request(memif(two), client="two"), timeout_s=10)
-            await kept(mesh, 3)
+            await pods_watched(mesh, 3)
             remove_name(name_of(mesh.endpoint_netns))
             await until(lambda: mesh.forwarder.statistics().connections == () and links(one) == [])
             assert mesh.forwarder.statistics().pods_gone == 2
@@ -98,7 +92,7 @@ async def test_pods_that_stay_are_not_looked_for_again_at_each_refresh(tmp_path,
     async with domain(tmp_path) as mesh, mesh.hop() as hop:
         with pod() as netns:
             answer = await hop.request(mesh.request(kernel(netns)), timeout_s=10)
-            await kept(mesh)
+            await pods_watched(mesh)
             monkeypatch.setattr(mesh.forwarder._namespaces, "_look", lambda: pytest.fail("looked again"))
             for _ in range(3):
                 answer = await hop.request(NetworkServiceRequest(connection=answer), timeout_s=10)

@@ -190,3 +190,9 @@ async def until(condition: Callable[[], bool], *, within_s: float = 10.0) -> Non
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
+
+
+async def pods_watched(mesh: Domain, pods: int = 2) -> None:
+    """Waits until the forwarder knows who keeps the pods, the endpoint's among them."""
+    watched = mesh.forwarder._namespaces._watched
+    await until(lambda: len(watched) == pods and all(each.keeper is not None for each in watched.values()))
