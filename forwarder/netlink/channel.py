@@ -21,6 +21,7 @@ from typing import Final, Self
 from pyroute2.netlink import (
     NETLINK_EXT_ACK,
     NETLINK_GET_STRICT_CHK,
+    NLM_F_DUMP_INTR,
     NLMSG_DONE,
     NLMSG_ERROR,
     SOL_NETLINK,
@@ -35,6 +36,8 @@ _ANSWER_TIMEOUT: Final = struct.pack("@qq", 5, 0)
 _RECEIVE_BYTES: Final = 1 << 16
 _MOST_AT_ONCE: Final = 64
 """Requests in one system call: their refusals must fit the receive buffer."""
+_MOST_LISTINGS: Final = 8
+"""How often a list is asked for that changes while it is read."""
 _NUMBER: Final = struct.Struct("=i")
 
 
@@ -94,7 +97,16 @@ class Channel:
             if not requests[position].is_dump:
                 while end < len(requests) and end - position < _MOST_AT_ONCE and not requests[end].is_dump:
                     end += 1
-            self._exchange(requests, position, end, answers, verdicts)
+            listings = 1
+            while self._exchange(requests, position, end, answers, verdicts):
+                if listings == _MOST_LISTINGS:
+                    raise NetlinkError(
+                        f"cannot {requests[position].what} in {self._label}",
+                        errno=errno.EAGAIN,
+                        detail=f"it changed each of the {listings} times while it was read",
+                    )
+                answers[position].clear()
+                listings += 1
             position = end
         refusals = [
             self._refusal(request, verdict) if verdict.errno and verdict.errno not in request.tolerate else None
@@ -120,20 +132,22 @@ class Channel:
         end: int,
         answers: list[list[Message]],
         verdicts: list[_Verdict],
-    ) -> None:
+    ) -> bool:
+        """Returns whether something changed while the kernel listed it: entries may be missing then, or twice there."""
         first = self._sequence + 1
         self._sequence += end - begin
         try:
             # The kernel works in order and tells of every refusal, so the end of the last is the end of all.
             last = end - begin - 1
             self._socket.send(b"".join(requests[begin + i].encode(first + i, ack=i == last) for i in range(last + 1)))
-            ended = False
+            ended = torn = False
             while not ended:
                 data = self._socket.recv(_RECEIVE_BYTES)
                 for piece in wire.pieces(data):
                     number = piece.sequence - first
                     if not 0 <= number <= last:
                         continue  # left over from an exchange that failed half-way
+                    torn = torn or bool(piece.flags & NLM_F_DUMP_INTR)
                     if piece.kind in (NLMSG_ERROR, NLMSG_DONE):
                         verdicts[begin + number] = self._verdict(data, piece, requests[begin + number].tolerate)
                         ended = ended or number == last
@@ -142,6 +156,7 @@ class Channel:
         except OSError as error:
             what = requests[begin].what
             raise NetlinkError(f"cannot {what} in {self._label}", errno=error.errno or 0) from error
+        return torn
 
     def _decode(self, data: bytes, piece: wire.Piece) -> Message:
         """Reads a link itself; pyroute2 takes 0.25 ms for one."""

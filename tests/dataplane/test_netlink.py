@@ -6,12 +6,14 @@ import sys
 import threading
 
 import pytest
+from pyroute2.netlink.rtnl import RTM_NEWLINK
 
 from forwarder.errors import NetlinkError
-from forwarder.netlink import Channel, address, link, neighbour, route, rule, sysctl
+from forwarder.netlink import Channel, address, link, neighbour, route, rule, sysctl, wire
 from forwarder.netlink.link import VethEnd
 from forwarder.netlink.link_remover import LinkRemover
 from forwarder.netlink.neighbour import Neighbour
+from forwarder.netlink.request import Request
 from forwarder.netlink.route import Route
 from forwarder.netlink.rule import Rule
 from forwarder.netns import Netns as OurNetns
@@ -69,6 +71,40 @@ def test_a_link_is_changed(netns: Netns, channel: Channel):
     found = netns.links()["c"]
     assert (found["ifalias"], found["mtu"], found["address"]) == ("mine", 1234, mac.hex(":"))
     assert "UP" in found["flags"]
+
+
+@pytest.fixture
+def changes(netns: Netns, channel: Channel, monkeypatch):
+    """What is done, one request each time that a part of a list of links has been read; 122 links are there."""
+    channel.execute([link.create_veth(end(f"x{i}"), end(f"y{i}"), netns.fd) for i in range(60)])
+    read = wire.pieces
+    left: list[Request] = []
+    with netns.call(Channel) as other:
+
+        def changing(data):
+            found = list(read(data))
+            if left and any(piece.kind == RTM_NEWLINK for piece in found):
+                with monkeypatch.context() as patch:
+                    patch.setattr(wire, "pieces", read)
+                    other.execute([left.pop()])
+            return found
+
+        monkeypatch.setattr(wire, "pieces", changing)
+        yield left
+
+
+def test_a_list_that_changed_while_it_was_read_is_asked_for_again(channel, changes):
+    changes.append(link.delete("a"))
+    assert len(channel.ask(link.list_all(kind="veth"))) == 120
+
+
+def test_a_list_that_never_comes_to_rest_is_an_error(netns, channel, changes):
+    changes.extend(link.create_veth(end(f"w{i}"), end(f"z{i}"), netns.fd) for i in range(100))
+    with pytest.raises(NetlinkError, match="it changed each of the 8 times") as raised:
+        channel.ask(link.list_all())
+    assert raised.value.errno == errno.EAGAIN
+    changes.clear()
+    assert len(channel.ask(link.list_all(kind="veth"))) > 122
 
 
 def test_counters_are_read(netns: Netns, channel: Channel):
