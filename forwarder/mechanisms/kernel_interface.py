@@ -57,12 +57,14 @@ class Live:
 
     def __init__(self) -> None:
         self._by_mark: dict[tuple[Identity, str], tuple[KernelInterface, ...]] = {}
+        self._theirs: set[tuple[Identity, int]] = set()
         self._ours: set[int] = set()
 
     def add(self, interface: "KernelInterface") -> None:
         """Notes one that is there."""
         key = (interface.netns, interface.wanted.alias)
         self._by_mark[key] = (*(each for each in self._by_mark.get(key, ()) if each is not interface), interface)
+        self._theirs.add((interface.netns, interface.their_index))
         self._ours.add(interface.our_index)
 
     def discard(self, interface: "KernelInterface") -> None:
@@ -73,15 +75,16 @@ class Live:
             self._by_mark[key] = left
         else:
             self._by_mark.pop(key, None)
+        self._theirs.discard((interface.netns, interface.their_index))
         self._ours.discard(interface.our_index)
 
     def marked(self, netns: Identity, alias: str) -> "Sequence[KernelInterface]":
         """Returns those that are there, the oldest first."""
         return self._by_mark.get((netns, alias), ())
 
-    def has(self, netns: Identity, link: Link) -> bool:
-        """Says whether a link in a pod is one of them."""
-        return any(each.their_index == link.index for each in self.marked(netns, link.alias))
+    def has(self, netns: Identity, index: int) -> bool:
+        """Says whether a link in a pod is one of them, whatever mark the pod may have given it meanwhile."""
+        return (netns, index) in self._theirs
 
     def has_ours(self, index: int) -> bool:
         """Says whether a link in our namespace is our end of one of them."""
@@ -247,7 +250,7 @@ class KernelInterface:
         wanted = self.wanted
         for each in link.parse_all(theirs.ask(link.get(wanted.name, may_be_absent=True))):
             fits = each.alias == wanted.alias and each.kind == "veth" and wanted.mac in (b"", each.mac)
-            if fits and not self._tools.live.has(self.netns, each):
+            if fits and not self._tools.live.has(self.netns, each.index):
                 return each
         return None
 

@@ -2,11 +2,14 @@
 
 The alias of a link says for which connection it is, and is NSM's. The group says who made it, so
 that a forwarder finds what it made in an earlier life, and takes nothing of another's for its own.
-While an owner lives it holds an abstract socket, so that others can tell what a dead one left.
+While an owner lives each of its processes holds an abstract socket, so that others can tell what a
+dead one left. Such names are a network namespace's: owners in different ones do not see each other.
+
+Source: unix(7); proc_pid_net(5) for the list of sockets.
 """
 
-import errno
 import hashlib
+import os
 import socket
 from types import TracebackType
 from typing import Final, Self
@@ -25,23 +28,34 @@ class Owner:
         """The number; 0 without a name."""
         self._held: socket.socket | None = None
 
-    def hold(self) -> bool:
-        """Claims the name in the calling thread's network namespace; False while another process has it."""
+    def hold(self) -> None:
+        """Lets others in the calling thread's network namespace know that this process lives, until `close`.
+
+        Does nothing the second time.
+        """
         if self._held is None and self.group:
-            self._held = _bound(self.group)
-        return self._held is not None
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            try:
+                sock.bind(f"\0{_stem(self.group)}{os.urandom(8).hex()}")
+            except OSError:
+                sock.close()
+                raise
+            self._held = sock
+
+    def alone(self) -> bool:
+        """Says whether no other process lives under this name, in the calling thread's network namespace.
+
+        What another one has made looks like what an earlier one left.
+        """
+        held = self._held.getsockname() if self._held is not None else b""
+        return bool(self.group) and all(each == held for each in _living(self.group))
 
     def may_adopt(self, group: int) -> bool:
         """Says whether a link of this group is nobody else's: ours, not marked, or a dead owner's.
 
         Asks in the calling thread's network namespace.
         """
-        if group in (0, self.group):
-            return True
-        if (free := _bound(group)) is None:
-            return False
-        free.close()
-        return True
+        return group in (0, self.group) or not _living(group)
 
     def close(self) -> None:
         """Gives the name back; does nothing the second time."""
@@ -62,14 +76,13 @@ def _group(name: str) -> int:
     return _CHOSEN | int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) >> 2
 
 
-def _bound(group: int) -> socket.socket | None:
-    """Returns a socket that holds the group's name, None when another one does."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-    try:
-        sock.bind(f"\0vwire/owner/{group}")
-    except OSError as error:
-        sock.close()
-        if error.errno != errno.EADDRINUSE:
-            raise
-        return None
-    return sock
+def _stem(group: int) -> str:
+    return f"vwire/owner/{group}/"
+
+
+def _living(group: int) -> list[bytes]:
+    """Returns the names that the processes of an owner hold."""
+    stem = f"@{_stem(group)}".encode()
+    with open("/proc/thread-self/net/unix", "rb") as sockets:
+        names = [line.rsplit(None, 1)[-1] for line in sockets if stem in line]
+    return [b"\0" + name[1:] for name in names if name.startswith(stem)]

@@ -62,8 +62,9 @@ class Reconciler:
 
         Enters namespaces: for a thread made for it.
         """
-        if not self.tools.owner.hold():
-            log.warning("another process is %s: nothing is cleaned up", self.tools.owner.name)
+        if not self.tools.owner.alone():
+            log.warning("another process is %s, too: nothing is cleaned up", self.tools.owner.name)
+            self._orphans = {}  # it may have taken them over
             return 0
         seen: dict[_Key, float] = {}
         with ExitStack() as stack:
@@ -98,6 +99,8 @@ class Reconciler:
                         due.append(each)
         except NetlinkError as error:
             log.warning("looking for what is left over: %s", error)
+            seen.update({key: since for key, since in self._orphans.items() if key[0] == pod.identity})
+            return []
         return due
 
     def _act_in(self, pod: Netns, home: Netns, links: Sequence[Link], act: Callable[[Channel, Link], None]) -> int:
@@ -124,7 +127,7 @@ class Reconciler:
     def _lives(self, each: Link, pod: Netns, home: Netns) -> bool:
         """Says whether a link is an end of an interface of this process, in a pod or here."""
         live = self.tools.live
-        return live.has(pod.identity, each) or (pod.identity == home.identity and live.has_ours(each.index))
+        return live.has(pod.identity, each.index) or (pod.identity == home.identity and live.has_ours(each.index))
 
     def _remove_rules(self, theirs: Channel, orphan: Link) -> None:
         tables = _tables_of(theirs, orphan.index)

@@ -88,21 +88,36 @@ async def test_what_lives_and_what_is_not_ours_stays(lives, named_netns: Netns):
     named_netns.run("ip", "link", "delete", "foreign")
 
 
-async def test_nothing_is_removed_while_another_process_lives_under_the_name(lives, named_netns: Netns, caplog):
-    await leave(lives("a"), by_name(named_netns))
-    alive = lives("a")
-    assert alive.tools.owner.hold()
+async def test_what_a_pod_has_marked_otherwise_stays_while_it_is_in_use(lives, named_netns: Netns):
     kernel = lives("a")
-    assert await look(kernel, 0.0, GRACE_S) == 0
+    async with kernel.open(Side.CLIENT, by_name(named_netns)):
+        named_netns.run("ip", "link", "set", "nsm-1", "alias", "mine")
+        assert await look(kernel, 0.0, GRACE_S) == 0
+        assert set(named_netns.links()) == {"lo", "nsm-1"}
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["the older looks", "the younger looks"])
+async def test_nothing_is_removed_while_another_process_lives_under_the_name(lives, named_netns, caplog, order):
+    """Whichever of them made it: to the other it looks like an orphan."""
+    both = lives("a"), lives("a")
+    for each in both:
+        each.tools.owner.hold()
+    kernel, other = (both[i] for i in order)
+    reconciler = Reconciler(kernel.tools, grace_s=GRACE_S)
+    async with other.open(Side.CLIENT, by_name(named_netns)):
+        assert await look_with(reconciler, 0.0, GRACE_S, 2 * GRACE_S) == 0
+        assert set(named_netns.links()) == {"lo", "nsm-1"}
+        other.keep()
     assert "another process is a" in caplog.text
-    alive.tools.owner.close()
-    assert await look(kernel, 0.0, GRACE_S) == 1
+    other.tools.owner.close()
+    assert await look_with(reconciler, 3 * GRACE_S) == 0, "its time of grace begins when nobody else can ask for it"
+    assert await look_with(reconciler, 4 * GRACE_S) == 1
 
 
 async def test_a_pair_of_another_living_forwarder_is_not_taken_over(lives, named_netns: Netns):
     """Its port would go on reading from it."""
     first = lives("a")
-    assert first.tools.owner.hold()
+    first.tools.owner.hold()
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(first.open(Side.CLIENT, by_name(named_netns)))
         before = named_netns.ifindex("nsm-1")
