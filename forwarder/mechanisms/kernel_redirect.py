@@ -75,7 +75,7 @@ class RedirectJoint:
     """Two ends that send to each other."""
 
     def __init__(self, client: RedirectEnd, endpoint: RedirectEnd, links: RemoteLinks, name: str) -> None:
-        self._places = client.place, endpoint.place
+        self._indices = client.pair.our_index, endpoint.pair.our_index
         self._links = links
         self._name = name
 
@@ -84,22 +84,23 @@ class RedirectJoint:
 
         Frames and bytes are with their Ethernet header; a super-frame is one.
         """
-        near, far = self._links.statistics(*self._places)
+        near, far = self._links.statistics(*((HOME, index) for index in self._indices))
         if near is None or far is None:
             return None
-        return VwireStatistics(name=self._name, a_to_b=_flow(near, far), b_to_a=_flow(far, near))
+        near_drops, far_drops = self._links.drops(*self._indices)
+        return VwireStatistics(name=self._name, a_to_b=_flow(near, near_drops, far), b_to_a=_flow(far, far_drops, near))
 
 
-def _flow(arriving: Statistics, leaving: Statistics) -> FlowStatistics:
+def _flow(arriving: Statistics, not_redirected: int, leaving: Statistics) -> FlowStatistics:
     """What came from one pod on our end there, and left by our end to the other pod.
 
     Drop reasons: `device` is what our end to the other pod refused, `not redirected` what the program
-    did not send on (not IP where only packets pass) or the kernel lost between the two.
+    did not send on (no packet where only packets pass), or what came while there was no other end. Frames
+    that the kernel has between the two are none of these yet, and come in when they leave.
     """
-    seen = leaving.sent_frames + leaving.send_drops
-    drops = {"device": leaving.send_drops, "not redirected": max(0, arriving.received_frames - seen)}
+    drops = {"device": leaving.send_drops, "not redirected": not_redirected}
     return FlowStatistics(
-        in_frames=max(arriving.received_frames, seen),
+        in_frames=leaving.sent_frames + leaving.send_drops + not_redirected,
         in_bytes=arriving.received_bytes,
         out_frames=leaving.sent_frames,
         out_bytes=leaving.sent_bytes,

@@ -4,7 +4,7 @@ Packet sockets look at a frame before the filter does, so a frame that the data 
 a link is taken by nobody else: no answer to ARP or ping, no broadcast reaching a program here.
 The filters are eBPF programs of a few instructions; the one that drops is loaded once and shared by
 all links. They are loaded here, for pyroute2 attaches programs and loads none. A link has one filter;
-another takes its place between two frames.
+another takes its place between two frames, and the count of what filters dropped goes on.
 
 Source: tc-bpf(8), bpf(2), bpf-helpers(7), linux/bpf.h, linux/pkt_sched.h, linux/pkt_cls.h; net/core/dev.c runs
 taps before tc.
@@ -17,13 +17,15 @@ import platform
 import socket
 import struct
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
-from pyroute2.netlink.rtnl import RTM_NEWQDISC, RTM_NEWTFILTER, TC_H_CLSACT
+from pyroute2.netlink import NLM_F_ECHO
+from pyroute2.netlink.rtnl import RTM_GETQDISC, RTM_NEWQDISC, RTM_NEWTFILTER, TC_H_CLSACT
 
 from forwarder.errors import NetlinkError
-from forwarder.netlink.request import EXCLUSIVE, REPLACE, Request
+from forwarder.netlink.request import EXCLUSIVE, REPLACE, Message, Request
 
 _DIRECT_ACTION: Final = 1
 _INGRESS_FILTERS: Final = 0xFFFFFFF2
@@ -37,14 +39,15 @@ _TC_ACT_SHOT: Final = 2
 _SYSCALL_BPF: Final = {"x86_64": 321, "aarch64": 280}
 
 _THERE_ALREADY: Final = frozenset({errno.EEXIST})
+_NOTHING_THERE: Final = frozenset({errno.ENODEV, errno.ENOENT})
 
 # linux/bpf.h: operation codes, struct __sk_buff, helper functions
 _LOAD_WORD: Final = 0x61
 _STORE_WORD: Final = 0x62
 _COPY, _SET, _ADD = 0xBF, 0xB7, 0x07
-_JUMP_IF_EQUAL: Final = 0x15
+_JUMP_IF_EQUAL, _JUMP_IF_OTHER = 0x15, 0x55
 _CALL, _EXIT = 0x85, 0x95
-_SKB_PROTOCOL: Final = 16
+_SKB_PROTOCOL, _SKB_VLAN_PRESENT = 16, 20
 _SKB_STORE_BYTES, _REDIRECT = 9, 23
 _STACK: Final = 10
 _ETH_P_IP, _ETH_P_IPV6 = 0x0800, 0x86DD
@@ -99,7 +102,8 @@ class Redirect:
     def __init__(self, target: int, packets: Addresses | None = None) -> None:
         """`target` is the index of the other link, in the same namespace.
 
-        With `packets`, only IPv4 and IPv6 are sent on, with these addresses; the rest is dropped.
+        With `packets`, only IPv4 and IPv6 without a VLAN tag are sent on, with these addresses; the rest is
+        dropped.
         Raises NetlinkError when the kernel does not load the program.
         """
         self._target = target
@@ -136,10 +140,31 @@ def _redirect(target: int, packets: Addresses | None) -> bytes:
         + _op(_CALL, value=_SKB_STORE_BYTES)
     )  # fmt: skip
     forward = write + store + send
-    look = _op(_LOAD_WORD, 2, 1, _SKB_PROTOCOL)
+    # The kernel has taken an outer tag off by now, and the protocol is that of what stands behind it.
+    look = (
+        _op(_LOAD_WORD, 2, 1, _SKB_VLAN_PRESENT)
+        + _op(_JUMP_IF_OTHER, 2, offset=3)
+        + _op(_LOAD_WORD, 2, 1, _SKB_PROTOCOL)
+    )
     is_ipv4 = _op(_JUMP_IF_EQUAL, 2, offset=3, value=socket.htons(_ETH_P_IP))
     is_ipv6 = _op(_JUMP_IF_EQUAL, 2, offset=2, value=socket.htons(_ETH_P_IPV6))
     return look + is_ipv4 + is_ipv6 + _DROP + forward
+
+
+def count_of_drops(index: int) -> Request:
+    """Asks how many frames the filters of a link have dropped; there is no answer where there is none."""
+    return Request(
+        type=RTM_GETQDISC,
+        flags=NLM_F_ECHO,  # before Linux 6.8 the answer goes to listeners only without it
+        fields={"index": index, "parent": TC_H_CLSACT},
+        what=f"ask what was dropped of what arrived on link {index}",
+        tolerate=_NOTHING_THERE,
+    )
+
+
+def parse_drops(answer: Sequence[Message]) -> int:
+    """Reads the answer of `count_of_drops`."""
+    return int(answer[0].get_attr("TCA_STATS2", 0)) if answer else 0
 
 
 def _attach(index: int, fd: int, name: str, what: str) -> list[Request]:

@@ -20,10 +20,10 @@ from pyroute2.netlink import NETLINK_ADD_MEMBERSHIP, NETLINK_LISTEN_ALL_NSID, SO
 from pyroute2.netlink.rtnl import RTM_DELLINK, RTM_DELNSID, RTM_NEWNSID
 
 from forwarder.errors import NetlinkError
-from forwarder.netlink import link, nsid, wire
+from forwarder.netlink import ingress, link, nsid, wire
 from forwarder.netlink.channel import Channel
 from forwarder.netlink.link import Statistics
-from forwarder.netlink.request import Message
+from forwarder.netlink.request import Message, Request
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,11 @@ class RemoteLinks:
     def statistics(self, *places: Place) -> list[Statistics | None]:
         """Returns each link's counters, None for one that is not there."""
         return [link.parse(each).statistics if each else None for each in self._look(places, statistics=True)]
+
+    def drops(self, *indices: int) -> list[int]:
+        """Returns how many frames each of these links of ours had dropped by its filter; 0 if it is not there."""
+        answers = self._ask([ingress.count_of_drops(index) for index in indices])
+        return [ingress.parse_drops(answer) for answer in answers]
 
     def watch(self, listeners: Mapping[Place, Callable[[str], None]]) -> None:
         """Calls each, once and with the reason, when its link is not there any more; now, if it is not."""
@@ -138,16 +143,18 @@ class RemoteLinks:
 
         When a whole namespace has gone, all count as gone: those that are asked about together belong together.
         """
-        if self._channel is None:
-            self._channel = Channel()
-        channel = self._channel
         questions = [link.get(at, nsid=number, may_be_absent=True, statistics=statistics) for number, at in places]
         try:
-            answers = channel.execute(questions)
+            answers = self._ask(questions)
         except NetlinkError as error:
             log.debug("%s", error)
             return [None] * len(places)
         return [answer[0] if answer else None for answer in answers]
+
+    def _ask(self, questions: Sequence[Request]) -> list[list[Message]]:
+        if self._channel is None:
+            self._channel = Channel()
+        return self._channel.execute(questions)
 
     def _tell_absent(self, places: Sequence[Place], why: str) -> None:
         """Tells of every link that is not there."""

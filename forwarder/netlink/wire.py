@@ -3,7 +3,7 @@
 pyroute2 decodes a whole message, and a link has sixty attributes: 0.25 ms, five times what the kernel
 takes for the question. Links are looked at with every vWire, and so are the numbers of namespaces.
 
-Source: netlink(7), linux/netlink.h, linux/rtnetlink.h, linux/if_link.h.
+Source: netlink(7), linux/netlink.h, linux/rtnetlink.h, linux/if_link.h, linux/gen_stats.h.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from pyroute2.netlink.rtnl import RTM_NEWLINK, RTM_NEWNSID
+from pyroute2.netlink.rtnl import RTM_NEWLINK, RTM_NEWNSID, RTM_NEWQDISC
 
 HEADER_BYTES: Final = 16
 _HEADER: Final = struct.Struct("=IHHI4x")
@@ -82,7 +82,7 @@ def hear_only(sock: socket.socket, kinds: Sequence[int]) -> None:
 
 
 class ReadMessage:
-    """RTM_NEWLINK or RTM_NEWNSID as far as anybody here looks at it, in a tenth of the time: a `request.Message`."""
+    """A message of a kind in `READ` as far as anybody here looks at it, in a tenth of the time: a `request.Message`."""
 
     __slots__ = ("_attributes", "_fields", "_known")
 
@@ -97,7 +97,7 @@ class ReadMessage:
         return int(self._fields[name])
 
     def get_attr(self, name: str, default: object = None) -> Any:
-        """Returns an attribute as pyroute2 would; of IFLA_LINKINFO only its kind, of IFLA_STATS64 what is counted."""
+        """Returns an attribute as pyroute2 would; of IFLA_LINKINFO only its kind, of counts what is looked at."""
         number, read = self._known[name]
         found = self._attributes.get(number)
         return default if found is None else read(found)
@@ -137,6 +137,11 @@ def _counters(value: memoryview) -> dict[str, int]:
     return dict(zip(_COUNTERS, struct.unpack_from(f"={len(_COUNTERS)}Q", value), strict=True))
 
 
+def _drops(nest: memoryview) -> int:
+    """Reads `struct gnet_stats_queue`, as far as it is asked about."""
+    return next((int(_QUEUE.unpack_from(value)[0]) for number, value in attributes(nest) if number == _QUEUE_STATS), 0)
+
+
 # asm-generic/socket.h, linux/filter.h, linux/bpf_common.h
 _SO_ATTACH_FILTER: Final = 26
 _FILTER_STEP: Final = struct.Struct("=HBBI")
@@ -144,6 +149,11 @@ _FILTER_STEP: Final = struct.Struct("=HBBI")
 _BPF_LOAD_HALF: Final = 0x28
 _BPF_JUMP_IF_EQUAL: Final = 0x15
 _BPF_RETURN: Final = 0x06
+
+# linux/gen_stats.h
+_QUEUE_STATS: Final = 3
+_QUEUE: Final = struct.Struct("=8xI")
+"""Drops, behind length and backlog."""
 
 _IFLA_INFO_KIND: Final = 1
 _COUNTERS: Final = (
@@ -171,9 +181,12 @@ _LINK_ATTRIBUTES: Final[_Attributes] = {
 }
 _NSID: Final = struct.Struct("=4x")
 """`struct rtgenmsg` and padding."""
+_TC: Final = struct.Struct("=4xi12x")
+"""`struct tcmsg`: the index of the link, between family and handle, parent, information."""
 
 READ: Final[Mapping[int, tuple[struct.Struct, tuple[str, ...], _Attributes]]] = {
     RTM_NEWLINK: (_LINK, ("index", "flags"), _LINK_ATTRIBUTES),
+    RTM_NEWQDISC: (_TC, ("index",), {"TCA_STATS2": (7, _drops)}),
     RTM_NEWNSID: (_NSID, (), {"NETNSA_NSID": (1, _unsigned)}),
 }
 """By kind of message: the fixed part, what of it is looked at, and the attributes that are."""
