@@ -6,10 +6,11 @@ could not be evaluated either. Nothing that it says has a token in it.
 Source: what the Rego files of Network Service Mesh's sdk say, `pkg/tools/opa/policies`.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -24,6 +25,8 @@ Rule = Callable[[PolicyInput, float], str | None]
 """Takes what to look at and the time, in seconds since the epoch."""
 
 NO_PATH: Final = "there is no path"
+LONGEST_REMEMBERED: Final = 8192
+"""Characters. A token names two SPIFFE IDs, of 2048 bytes at the most."""
 
 _jws: Final = jwt.PyJWS(algorithms=["ES256"])
 
@@ -47,7 +50,7 @@ def tokens_expired(subject: PolicyInput, now: float) -> str | None:
         if not isinstance(exp, int | float) or isinstance(exp, bool):
             return f"the token of segment {number} does not say when it expires"
         if exp <= now:
-            return f"the token of segment {number} expired {now - exp:.1f} s ago"
+            return f"the token of segment {number} expired {now - max(exp, 0):.1f} s ago"
     return None
 
 
@@ -135,17 +138,30 @@ def owner_of(token: str) -> str:
     return subject if isinstance(subject, str) else ""
 
 
-@lru_cache(maxsize=256)
 def _claims(token: str) -> Mapping[str, Any] | None:
     """Returns what is in a token, unverified, or None if it is no JWT.
 
-    Remembered, since several rules ask, and a segment's token stays for as long as a connection is refreshed.
+    Remembered, since several rules ask, and a segment's token stays for as long as a connection is refreshed;
+    but not what is longer than any that is meant: a peer may send some of megabytes.
     """
+    return _remembered(token) if len(token) <= LONGEST_REMEMBERED else _read(token)
+
+
+def _read(token: str) -> Mapping[str, Any] | None:
     try:
-        payload: Mapping[str, Any] = jwt.decode_complete(token, options={"verify_signature": False})["payload"]
+        payload = _jws.decode_complete(token, options={"verify_signature": False})["payload"]
+        claims = json.loads(payload, parse_constant=_no_number)
     except (jwt.PyJWTError, ValueError, RecursionError):
         return None
-    return payload
+    return claims if isinstance(claims, dict) else None
+
+
+_remembered: Final = lru_cache(maxsize=256)(_read)
+
+
+def _no_number(constant: str) -> NoReturn:
+    """Refuses NaN and Infinity, which JSON has not: nothing would ever be later."""
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _signed_by_peer(subject: PolicyInput, number: int) -> str | None:

@@ -1,5 +1,7 @@
 """NSM's rules: what each allows, and what it denies with which words."""
 
+import math
+import sys
 from dataclasses import replace
 
 import pytest
@@ -43,6 +45,8 @@ def test_tokens_valid_allows_every_jwt_whoever_signed_it(tokens: list[str]) -> N
         ([GOOD[0] + ".x"], "is no JWT"),
         (["é" + GOOD[0]], "is no JWT"),
         ([unsigned(["not", "an", "object"])], "is no JWT"),
+        ([unsigned(exp=math.nan)], "is no JWT"),
+        ([unsigned(exp=math.inf)], "is no JWT"),
         ([GOOD[0].split(".")[0] + ".WzFd." + "A" * 86], "is no JWT"),  # a list
     ],
 )
@@ -61,6 +65,8 @@ def test_tokens_expired_allows_what_ends_later(tokens: list[str]) -> None:
         ([unsigned(exp=NOW)], "the token of segment 0 expired 0.0 s ago"),
         ([GOOD[0], token("fwd", "nse", -90)], "the token of segment 1 expired 9"),
         ([*GOOD[:2], unsigned(exp=0)], "the token of segment 2 expired"),
+        ([unsigned(exp=-(10**400))], "the token of segment 0 expired"),
+        ([unsigned(exp=math.nan)], "does not say when it expires"),
         ([unsigned()], "does not say when it expires"),
         ([unsigned(exp="soon")], "does not say when it expires"),
         ([unsigned(exp=True)], "does not say when it expires"),
@@ -223,6 +229,13 @@ def test_service_connection_denies_other_connections(selected: list[str], connec
 )
 def test_an_owner_is_who_made_the_first_token(text: str, owner: str) -> None:
     assert owner_of(text) == owner
+
+
+def test_a_token_of_megabytes_is_judged_and_not_kept() -> None:
+    text = unsigned(sub="x" * 2_000_000)
+    referred = sys.getrefcount(text)
+    assert rules.owner_of(text).startswith("xxx")
+    assert sys.getrefcount(text) == referred
 
 
 def test_no_denial_has_a_token_in_it() -> None:
