@@ -90,6 +90,8 @@ def _context(svid: Svid, bundles: Mapping[str, tuple[bytes, ...]], *, server_sid
     context.set_alpn_protocols([ALPN])
     # A session that is resumed would not show its certificate again.
     context.options |= ssl.OP_NO_TICKET
+    # TLS 1.2 could exchange certificates under way, and who the peer is has been found out by then.
+    context.options |= ssl.OP_NO_RENEGOTIATION
     if server_side:
         context.num_tickets = 0
     try:

@@ -102,6 +102,12 @@ def test_a_peer_without_the_protocol_is_refused() -> None:
         server.peer(anonymous)
 
 
+@pytest.mark.parametrize("server_side", [True, False], ids=["as server", "as client"])
+def test_who_the_peer_is_cannot_change_under_way(server_side: bool) -> None:
+    stream = TlsIdentity(HOME.identity("x")).stream(server_side=server_side)
+    assert ssl.OP_NO_RENEGOTIATION in stream.tls.context.options
+
+
 def test_what_is_no_tls_is_said_to_be_none() -> None:
     with pytest.raises(RemoteProtocolError, match="does not speak TLS"):
         TlsIdentity(HOME.identity("x")).stream(server_side=True).handshake(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
