@@ -8,7 +8,7 @@ from forwarder.errors import RemoteProtocolError
 from forwarder.rpc import refusal
 from forwarder.rpc.stream import Plain, Stream
 from forwarder.rpc.tls import TlsIdentity
-from forwarder.rpc.transport import Transport
+from forwarder.rpc.transport import FILES_AT_ONCE, Transport
 
 
 async def secured(transport: Transport, identity: TlsIdentity | None, *, server_side: bool) -> Stream:
@@ -29,6 +29,8 @@ async def secured(transport: Transport, identity: TlsIdentity | None, *, server_
                 raise ConnectionResetError("the peer closed the connection during the TLS handshake")
             if data.startswith(refusal.PREFACE):
                 await _write(transport, refusal.tell("this server wants TLS", server_side=True))
+            if len(transport.received) > FILES_AT_ONCE:  # those of the first RPC may come with the last bytes
+                raise RemoteProtocolError("the peer sends open files before it has proved who it is")
         try:
             transport.peer = identity.peer(stream)
         except RemoteProtocolError as error:

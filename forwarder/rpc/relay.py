@@ -19,6 +19,8 @@ from forwarder.rpc import refusal
 from forwarder.rpc.stream import Stream
 from forwarder.rpc.transport import READ_BYTES, Transport
 
+MOST_OWED: Final = 1 << 20
+"""Bytes that TLS itself has to say and that a peer leaves unread, KeyUpdates above all, before it is cut off."""
 LINGER_S: Final = 2.0
 """How long one way may go on after the other has ended."""
 
@@ -124,7 +126,12 @@ class _Way:
         self._loop.add_reader(source, self._readable)
 
     def put(self, data: bytes) -> None:
-        """Sends bytes that `read` did not return, after those that are left."""
+        """Sends bytes that `read` did not return, after those that are left.
+
+        Raises RemoteProtocolError if the far end makes us say much, and does not read.
+        """
+        if len(self._left) > MOST_OWED:
+            raise RemoteProtocolError("the peer does not read what it makes TLS answer")
         if data:
             self._left = memoryview(bytes(self._left) + data)
             self._flush()

@@ -18,6 +18,7 @@ from forwarder.api.networkservice_pb2 import NetworkServiceRequest
 from forwarder.errors import NextHopError
 from forwarder.rpc import Call, Channel, Channels, NextHop, dial, front, network_service, serve
 from forwarder.rpc.refusal import PREFACE
+from forwarder.rpc.transport import FILES_AT_ONCE
 from tests.support.domain import until
 from tests.support.identities import Held, TrustDomain
 
@@ -357,6 +358,23 @@ async def test_more_files_than_there_is_room_for_end_the_connection(
         await until(lambda: "more than 64 in one message" in caplog.text)
         assert len(os.listdir("/proc/self/fd")) <= before
         assert await answers(channel)
+
+
+async def test_a_peer_that_has_proved_nothing_cannot_make_us_hold_many_files(
+    unix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened = [os.open(path, os.O_RDONLY) for path in files(tmp_path, 2 * FILES_AT_ONCE)]
+    halves = [array.array("i", opened[:FILES_AT_ONCE]), array.array("i", opened[FILES_AT_ONCE:])]
+    try:
+        async with running(Reader(), unix, HOME.identity("server"), HOME.identity("client")) as (_, channel):
+            with connected(unix) as peer:
+                for byte, half in zip((b"\x16", b"\x03"), halves, strict=True):  # the handshake's first
+                    peer.sendmsg([byte], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, half)])
+                await until(lambda: "open files before it has proved who it is" in caplog.text)
+            assert await answers(channel)
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
 
 
 async def test_a_handshake_that_is_not_finished_makes_way(
