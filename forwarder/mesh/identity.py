@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 from forwarder.api.spiffe_id import SpiffeId
 from forwarder.api.x509 import Identity
@@ -16,14 +17,27 @@ async def serve_workloads(authority: Authority, sockets: Mapping[str, str]) -> A
     """Serves the Workload API for each workload on a socket of its own, until the context is left.
 
     `sockets` maps SPIFFE IDs to `unix:///path`. Whoever reaches a socket is that workload and gets
-    its key: the folder's mode says who that is.
+    its key: the folder's mode says who that is. A folder that is not there yet is made for us alone.
     Raises ConfigError if an SVID cannot be issued or a socket cannot be listened on.
     """
     async with AsyncExitStack() as stack:
         for name, url in sockets.items():
             workload = Workload(authority, SpiffeId.parse(name))
+            _make_folder(url)
             await stack.enter_async_context(serve([workload_api(workload)], [url]))
         yield
+
+
+def _make_folder(url: str) -> None:
+    path = Address.parse(url).path
+    if not path:
+        return
+    folder = Path(path).parent
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"listen on {url}", detail=error.strerror or str(error)) from error
 
 
 @asynccontextmanager

@@ -1,8 +1,8 @@
-"""Who is who: tokens, their place in RPC metadata, and their expiry.
+"""Who is who, and who may what: identities, tokens and policies.
 
-Every hop gives the next one a token and says when it expires; the path keeps both for each hop.
-Here is how they are written and read, and the source of tokens for a mesh without certificates.
-Certificates (SPIFFE), signed tokens and policies have their place in this room.
+A program has a certificate from the Workload API, SPIRE's or that of an authority of ours. Every hop gives
+the next one a token signed with it and says when it expires; the path keeps both for each hop, and policies
+judge them. A mesh without certificates has tokens that prove nothing.
 """
 
 from forwarder.security.authority import Authority

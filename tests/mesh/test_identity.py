@@ -42,6 +42,16 @@ async def test_each_socket_is_a_workload_of_its_own(sockets: dict[str, str]) -> 
         assert verifies(fwd.svid, nsc.bundles["example.org"], authority.clock.now())
 
 
+async def test_a_folder_for_keys_that_we_make_is_ours_alone_and_one_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o750)
+    sockets = {FWD: f"unix://{tmp_path}/run/fwd/api.sock", NSC: f"unix://{shared}/nsc.sock"}
+    async with serve_workloads(Authority("example.org"), sockets):
+        assert (tmp_path / "run" / "fwd").stat().st_mode & 0o777 == 0o700
+        assert shared.stat().st_mode & 0o777 == 0o750
+
+
 async def test_a_program_follows_renewals_new_roots_and_other_trust_domains(sockets: dict[str, str]) -> None:
     clock = TurnedClock()
     authority = Authority("example.org", svid_lifetime_s=HOUR, root_lifetime_s=6 * HOUR, clock=clock)
