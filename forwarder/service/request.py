@@ -39,18 +39,25 @@ class Events:
     """A pod is gone; the text is the URL of its namespace."""
 
 
+async def admit(parts: Parts, entry: Entry[Held], connection: Connection, position: Position, call: Call) -> None:
+    """Writes the caller's token and ours into the path, and returns if the caller may ask this of the entry.
+
+    Comes before anything is done. Raises NotAuthorized, and PolicyError if that cannot be told.
+    """
+    tokens.put(connection, position.own_index, call.metadata, parts.tokens, call.tls_peer)
+    await parts.access.check(connection, position.own_index, call, known=entry.connection)
+
+
 async def serve_request(
     parts: Parts, entry: Entry[Held], request: NetworkServiceRequest, position: Position, call: Call, events: Events
 ) -> Connection:
     """Makes or refreshes the connection whose turn it is, and returns it in our own view.
 
-    `request` is ours to change; its connection's path has been advanced to `position`.
+    `request` is ours to change; its connection's path has been advanced to `position`, and it was admitted.
     Raises a ForwarderError that says which step failed; what a first Request opened is then left
     on the entry's stack, for the table to undo.
     """
     connection = request.connection
-    tokens.put(connection, position.own_index, call.metadata, parts.tokens, call.tls_peer)
-    await parts.access.check(connection, position.own_index, call, known=entry.connection)
     expires = close_at(connection, position, call.remaining_s() or 0.0)
     asked = offer.asked_by_caller(request, parts.mechanisms)
     wish = datapaths.wish(connection, parts.datapath)

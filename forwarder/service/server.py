@@ -37,7 +37,7 @@ from forwarder.service.datapaths import Datapaths, Wanted
 from forwarder.service.held import Held
 from forwarder.service.next_hops import Dial, NextHops, dialler
 from forwarder.service.parts import Parts
-from forwarder.service.request import Events, forget_endpoint, serve_request
+from forwarder.service.request import Events, admit, forget_endpoint, serve_request
 from forwarder.service.statistics import ConnectionStatus, ForwarderStatistics
 from forwarder.service.watch import Watches
 
@@ -160,25 +160,26 @@ class Forwarder:
         caller_id = position.caller_id if position.caller_index != position.own_index else ""
 
         async def work(entry: Entry[Held]) -> Connection:
-            with self._logged(entry, request.connection):
-                try:
-                    if reselect and entry.held is not None:
-                        self._down(entry, "the caller asks for another endpoint")
-                        self._watches.leave(entry.id, entry.held)
-                        await forget_endpoint(self._parts, entry)
-                    return await serve_request(self._parts, entry, request, position, call, self._events)
-                except (NextHopError, EndpointNotFound) as error:
-                    if entry.established:
-                        self._down(entry, f"a refresh failed: {error}")
-                    raise
+            try:
+                if reselect and entry.held is not None:
+                    self._down(entry, "the caller asks for another endpoint")
+                    self._watches.leave(entry.id, entry.held)
+                    await forget_endpoint(self._parts, entry)
+                return await serve_request(self._parts, entry, request, position, call, self._events)
+            except (NextHopError, EndpointNotFound) as error:
+                if entry.established:
+                    self._down(entry, f"a refresh failed: {error}")
+                raise
 
         async with self._table.turn(request.connection.id, caller_id=caller_id) as entry:
-            reselect = request.connection.state == RESELECT_REQUESTED
-            if reselect and entry.held is not None and entry.held.wiring.keeps_client:
-                request.connection.state = UP  # what the caller has need not be closed
-            answer = await self._table.request_entry(
-                entry, request.connection, work, seconds=call.remaining_s(), closed=self._closed
-            )
+            with self._logged(entry, request.connection):
+                await admit(self._parts, entry, request.connection, position, call)
+                reselect = request.connection.state == RESELECT_REQUESTED
+                if reselect and entry.held is not None and entry.held.wiring.keeps_client:
+                    request.connection.state = UP  # what the caller has need not be closed
+                answer = await self._table.request_entry(
+                    entry, request.connection, work, seconds=call.remaining_s(), closed=self._closed
+                )
             self._parts.access.established(position, call)
             self._monitor.update(answer)
             self._watches.follow(entry)

@@ -42,7 +42,9 @@ async def test_each_socket_is_a_workload_of_its_own(sockets: dict[str, str]) -> 
         assert verifies(fwd.svid, nsc.bundles["example.org"], authority.clock.now())
 
 
-async def test_a_folder_for_keys_that_we_make_is_ours_alone_and_one_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
+async def test_a_folder_for_keys_that_we_make_is_ours_alone_and_one_that_is_there_stays_as_it_is(
+    tmp_path: Path,
+) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o750)

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 from cryptography.hazmat.primitives import serialization
 
-from forwarder.api.connection_pb2 import Connection, MonitorScopeSelector, PathSegment
+from forwarder.api.connection_pb2 import RESELECT_REQUESTED, Connection, MonitorScopeSelector, PathSegment
 from forwarder.api.networkservice_pb2 import NetworkServiceRequest
 from forwarder.api.path import copy
 from forwarder.api.spiffe_id import SpiffeId
@@ -27,6 +27,7 @@ from forwarder.security import (
 )
 from forwarder.security.metadata import EXPIRES, TOKEN
 from forwarder.service.access import Access
+from forwarder.service.wiring import Wiring
 from tests.support.certificates import Fixed
 from tests.support.clock import TurnedClock, settle
 from tests.unit.service.test_request import Scene
@@ -231,6 +232,21 @@ async def test_a_refresh_is_not_taken_from_another_caller_that_made_the_client_s
     with pytest.raises(NotAuthorized, match=f"asked for by spiffe://{DOMAIN}/nsmgr, not by spiffe://{DOMAIN}/other"):
         await scene.forwarder.request(taken, scene.other.calls(scene.ours))
     assert len(scene.hop.requests) == 1
+
+
+@pytest.mark.parametrize("keeps_client", [False, True])
+async def test_another_caller_cannot_have_the_endpoint_left_or_the_connection_closed(
+    scene: Secure, keeps_client: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = await scene.by_manager(scene.asked())
+    monkeypatch.setattr(Wiring, "keeps_client", keeps_client)
+    elsewhere = NetworkServiceRequest(connection=copy(answer))
+    elsewhere.connection.state = RESELECT_REQUESTED
+    with pytest.raises(NotAuthorized):
+        await scene.forwarder.request(elsewhere, scene.other.calls(scene.ours))
+    assert scene.hop.closes == []
+    assert scene.forwarder.statistics().connections[0].state == "UP"
+    monkeypatch.undo()
 
 
 async def test_a_close_is_not_taken_from_another_caller_that_says_it_is_the_manager(scene: Secure) -> None:
