@@ -40,12 +40,12 @@ class Access:
         if self._policies:
             await self._policies.check(NetworkServiceInput.of_call(connection.path, index, call.tls_peer))
         if call.tls_peer is not None and known is not None:
+            _same_owner(connection, known)
             caller, _ = self._callers.get(known.id, ("", ""))
             if caller and call.tls_peer.identity != caller:
                 raise NotAuthorized(
                     DENIED, detail=f"the connection was asked for by {caller}, not by {call.tls_peer.identity}"
                 )
-            _same_owner(connection, known)
 
     async def check_monitor(self, selector: MonitorScopeSelector, call: Call) -> None:
         """Returns if `call` may watch what is within `selector`; raises as `check` does."""
