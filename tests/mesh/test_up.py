@@ -68,6 +68,13 @@ def left_of(mesh, run_dir):
     return found
 
 
+def lives(process):
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def frames_of(output, vwire_name):
     """The frames of both directions in the last table."""
     rows = output[output.rindex("mean rates") :].splitlines()
@@ -98,7 +105,7 @@ def test_it_loads_a_profile_and_says_so(small, run_dir, tmp_path):
 
 
 def test_its_pods_are_namespaces_for_other_programs(small, run_dir):
-    with running("up", str(small), "--run-dir", str(run_dir), "--for", "60") as up:
+    with running("up", str(small), "--run-dir", str(run_dir), "--for", "600") as up:
         up.wait_for("passed +a ping")
         ping = subprocess.run(
             ["ip", "netns", "exec", f"vwire-{NAME}-a", "ping", "-c", "1", "10.9.0.0"],
@@ -125,7 +132,7 @@ def test_an_interrupt_while_it_starts_leaves_nothing(small, run_dir):
 
 
 def test_down_ends_a_mesh_that_is_up(small, run_dir):
-    with running("up", str(small), "--run-dir", str(run_dir), "--for", "60") as up:
+    with running("up", str(small), "--run-dir", str(run_dir), "--for", "600") as up:
         up.wait_for("passed +a ping")
         told = vwire("down", NAME, "--run-dir", str(run_dir))
         assert told.returncode == 0
@@ -135,7 +142,7 @@ def test_down_ends_a_mesh_that_is_up(small, run_dir):
 
 
 def test_down_takes_away_what_a_killed_mesh_left(small, run_dir):
-    with running("up", str(small), "--run-dir", str(run_dir), "--for", "60") as up:
+    with running("up", str(small), "--run-dir", str(run_dir), "--for", "600") as up:
         up.wait_for("passed +a ping")
         pid = json.loads((run_dir / NAME / "record.json").read_text())["pid"]
         os.kill(pid, signal.SIGKILL)
@@ -148,19 +155,19 @@ def test_down_takes_away_what_a_killed_mesh_left(small, run_dir):
 
 
 def test_its_programs_die_with_it(small, run_dir):
-    with running("up", str(small), "--run-dir", str(run_dir), "--for", "60") as up:
+    with running("up", str(small), "--run-dir", str(run_dir), "--for", "600") as up:
         up.wait_for("passed +a ping")
         programs = psutil.Process(up.process.pid).children(recursive=True)
         assert any("http.server" in " ".join(program.cmdline()) for program in programs)
         up.process.kill()
         up.end()
         _, alive = psutil.wait_procs(programs, timeout=10)
-        assert [program for program in alive if program.status() != psutil.STATUS_ZOMBIE] == []
+        assert [program for program in alive if lives(program)] == []
     vwire("down", NAME, "--run-dir", str(run_dir))
 
 
 def test_a_mesh_that_was_killed_does_not_stop_the_next(small, run_dir):
-    with running("up", str(small), "--run-dir", str(run_dir), "--for", "60") as up:
+    with running("up", str(small), "--run-dir", str(run_dir), "--for", "600") as up:
         up.wait_for("passed +a ping")
         up.process.kill()
         up.end()
@@ -171,7 +178,7 @@ def test_a_mesh_that_was_killed_does_not_stop_the_next(small, run_dir):
 
 
 def test_a_name_that_is_taken_is_told(small, run_dir):
-    with running("up", str(small), "--run-dir", str(run_dir), "--for", "60") as up:
+    with running("up", str(small), "--run-dir", str(run_dir), "--for", "600") as up:
         up.wait_for("passed +a ping")
         second = vwire("up", str(small), "--run-dir", str(run_dir))
         assert second.returncode == 2
@@ -192,8 +199,8 @@ def test_a_namespace_of_somebody_else_is_left_alone(small, run_dir):
 
 def test_two_meshes_do_not_meet(small, run_dir):
     with (
-        running("up", str(small), "--run-dir", str(run_dir), "--for", "60") as one,
-        running("up", str(small), "--name", OTHER, "--run-dir", str(run_dir), "--for", "60") as other,
+        running("up", str(small), "--run-dir", str(run_dir), "--for", "600") as one,
+        running("up", str(small), "--name", OTHER, "--run-dir", str(run_dir), "--for", "600") as other,
     ):
         one.wait_for("passed +a ping")
         other.wait_for("passed +a ping")

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 30.0
+PATIENCE_S = 100.0
+"""Less than a test may take: a loaded machine is no failure."""
 
 
 def command(*arguments: str) -> list[str]:
