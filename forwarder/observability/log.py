@@ -36,6 +36,8 @@ def set_up(level: str, stream: TextIO | None = None, handler: logging.Handler | 
     """Makes the root logger write to `stream` (stderr), or through `handler`, from `level` up."""
     global _level  # noqa: PLW0603 - the process has one logging configuration
     _level = logging.getLevelNamesMapping()[level]
+    # No line shows these, and each record would be asked for them.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     is_plain = handler is None
     handler = handler or logging.StreamHandler(stream or sys.stderr)
     handler.addFilter(ConnectionFilter())

@@ -60,4 +60,4 @@ def text(moment: int) -> str:
     seconds, nanoseconds = divmod(moment, _NANOSECONDS)
     whole = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
     fraction = f".{nanoseconds:09}".rstrip("0").rstrip(".")
-    return f"{whole:%Y}".rjust(4, "0") + f"{whole:-%m-%dT%H:%M:%S}{fraction}Z"
+    return f"{whole.isoformat().removesuffix('+00:00')}{fraction}Z"

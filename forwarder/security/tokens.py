@@ -64,8 +64,7 @@ class UnsignedTokens:
     def token(self, peer: Peer | None) -> Token:
         """Makes a token; whoever `peer` is will have to take our word."""
         expires = _nanoseconds(self._now() + self.lifetime_s)
-        payload = _payload(self.identity, peer, expires)
-        return Token(text=jwt.encode(payload, "", algorithm="none"), expires=expires)
+        return Token(text=_unsigned(self.identity, _audience(peer), expires // _NANOSECONDS), expires=expires)
 
 
 class SvidTokens:
@@ -90,17 +89,27 @@ class SvidTokens:
         """
         svid = self.identity.svid if peer is None or peer.shown is None else peer.shown
         expires = min(_nanoseconds(self._now() + self.lifetime_s), _end(svid.certificates[0]))
-        payload = _payload(svid.identity, peer, expires)
+        payload = _payload(svid.identity, _audience(peer), expires // _NANOSECONDS)
         if peer is not None:
             expires = min(expires, _end(peer.certificate))
         return Token(text=jwt.encode(payload, _key(svid), algorithm="ES256"), expires=expires)
 
 
-def _payload(identity: str, peer: Peer | None, expires: int) -> dict[str, Any]:
-    payload: dict[str, Any] = {"sub": identity, "exp": expires // _NANOSECONDS}
-    if peer is not None:
-        payload["aud"] = [peer.identity]
+@lru_cache(maxsize=256)
+def _unsigned(identity: str, audience: tuple[str, ...], expires_s: int) -> str:
+    """Remembered: without a signature all tokens of one second are the same."""
+    return jwt.encode(_payload(identity, audience, expires_s), "", algorithm="none")
+
+
+def _payload(identity: str, audience: tuple[str, ...], expires_s: int) -> dict[str, Any]:
+    payload: dict[str, Any] = {"sub": identity, "exp": expires_s}
+    if audience:
+        payload["aud"] = list(audience)
     return payload
+
+
+def _audience(peer: Peer | None) -> tuple[str, ...]:
+    return () if peer is None else (peer.identity,)
 
 
 def _nanoseconds(moment: float) -> int:
