@@ -8,8 +8,15 @@ from typing import Final
 MESSAGE_BYTES: Final = 4 * 1024 * 1024
 """Largest message taken; what grpc-go takes too."""
 
-CHANNEL: Final[list[tuple[str, int]]] = [
+_MESSAGES: Final[list[tuple[str, int]]] = [
     ("grpc.max_receive_message_length", MESSAGE_BYTES),
+    # Room for one from the beginning; otherwise gRPC learns how much is needed by a ping with each message.
+    ("grpc.http2.lookahead_bytes", MESSAGE_BYTES),
+    ("grpc.http2.bdp_probe", 0),
+]
+
+CHANNEL: Final[list[tuple[str, int]]] = [
+    *_MESSAGES,
     # A channel is one connection: descriptors and identities belong to it.
     ("grpc.use_local_subchannel_pool", 1),
     # The mesh's addresses are not for a web proxy.
@@ -30,7 +37,7 @@ CHANNEL: Final[list[tuple[str, int]]] = [
 ]
 
 SERVER: Final[list[tuple[str, int]]] = [
-    ("grpc.max_receive_message_length", MESSAGE_BYTES),
+    *_MESSAGES,
     # Two servers on one port would take turns.
     ("grpc.so_reuseport", 0),
     # Streams of a caller that vanished are noticed by us.

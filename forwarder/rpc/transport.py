@@ -84,9 +84,11 @@ class Transport:
         while self._to_send and written < len(data):
             files = [self._to_send[i] for i in range(min(len(self._to_send), FILES_AT_ONCE))]
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))]
+            # A byte each time, all that wait go before the rest of these bytes: but with the last, so that
+            # the peer has one message to read.
+            end = written + 1 if len(files) < len(self._to_send) else len(data)
             try:
-                # A byte each time: all that wait go before the rest of these bytes.
-                written += self.socket.sendmsg([data[written : written + 1]], rights)
+                written += self.socket.sendmsg([data[written:end]], rights)
             except BlockingIOError:
                 if written:
                     return written
