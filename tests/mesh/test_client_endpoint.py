@@ -128,12 +128,10 @@ async def test_a_vwire_outlives_its_tokens_because_it_is_refreshed(mesh, netns):
         client(url, netns, request_timeout_s=0.5, tokens=tokens).vwire(WEB, 0) as vwire,
     ):
         first = vwire.connection.path.path_segments[0].expires.ToNanoseconds()
-        vwire.changed.clear()
-        for _ in range(8):
-            async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
+            while vwire.connection.path.path_segments[0].expires.ToNanoseconds() <= first + 1_500_000_000:
+                vwire.changed.clear()
                 await vwire.changed.wait()
-            vwire.changed.clear()
-        assert vwire.connection.path.path_segments[0].expires.ToNanoseconds() > first + 1_500_000_000
         assert (vwire.addresses, vwire.interface, len(endpoint)) == (["172.16.0.1/32"], "nsm-1", 1)
 
 
