@@ -47,7 +47,15 @@ from forwarder.errors import InvalidRequest, MechanismUnsupported
 from forwarder.mesh.ipam import PointToPointIpam
 from forwarder.netns import Netns
 from forwarder.rpc import Call
-from forwarder.security import NetworkServiceInput, Policies, Token, TokenSource, UnsignedTokens, received
+from forwarder.security import (
+    NetworkServiceInput,
+    Policies,
+    Token,
+    TokenSource,
+    UnsignedTokens,
+    check_caller,
+    received,
+)
 
 Refresh = Callable[[Connection], Awaitable[None] | None]
 """Called with each repeated Request's connection, to fill it in again."""
@@ -63,6 +71,8 @@ class _Held:
     """What an established connection keeps."""
 
     timer: ExpiryTimer
+    caller: str = ""
+    """SPIFFE ID of who asked; empty without TLS."""
     refreshes: list[Refresh] = field(default_factory=list)
 
 
@@ -127,7 +137,12 @@ class Endpoint:
         async def work(entry: Entry[_Held]) -> Connection:
             return await self._establish(entry, connection, request, position, seconds or 0.0)
 
-        made = await self._table.request(connection, work, seconds=seconds, caller_id=position.caller_id)
+        async with self._table.turn(connection.id, caller_id=position.caller_id) as entry:
+            if entry.held is not None:
+                check_caller(entry.held.caller, call.tls_peer)
+            made = await self._table.request_entry(entry, connection, work, seconds=seconds)
+            assert entry.held is not None
+            entry.held.caller = call.tls_peer.identity if call.tls_peer is not None else ""
         self._monitor.update(made)
         answer = copy(made)
         paths.to_caller(answer, position)
@@ -140,7 +155,10 @@ class Endpoint:
         """
         theirs = copy(connection)
         await self._admit(theirs, call)
-        await self._table.close(theirs.id, self._closed)
+        async with self._table.turn(theirs.id) as entry:
+            if entry.held is not None:
+                check_caller(entry.held.caller, call.tls_peer)
+            await self._table.close_entry(entry, self._closed)
 
     async def monitor(self, selector: MonitorScopeSelector, call: Call) -> AsyncGenerator[ConnectionEvent, None]:
         """Yields what happens to the connections within `selector`."""

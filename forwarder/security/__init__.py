@@ -6,6 +6,7 @@ judge them. A mesh without certificates has tokens that prove nothing.
 """
 
 from forwarder.security.authority import Authority
+from forwarder.security.callers import check_caller
 from forwarder.security.identity import follow
 from forwarder.security.metadata import TokenMetadata, received
 from forwarder.security.policies import (
@@ -39,6 +40,7 @@ __all__ = [
     "TokenSource",
     "UnsignedTokens",
     "Workload",
+    "check_caller",
     "claims",
     "follow",
     "owner_of",

@@ -2,10 +2,8 @@
 
 Policies look at the path up to our own segment. Events of our own, such as an expiry, are nobody's and
 are not checked. Beyond NSM's policies, an established connection is changed and closed only by the
-caller that asked for it, as TLS proves it, and for the client that began it, as the first token of its
-path names it. Policies do not see to that: they check which key signed the caller's token, not whom the
-token names, and no signature of the tokens before it. Any workload of the mesh could otherwise take
-over a connection whose ids it has seen.
+caller that asked for it, as TLS proves it (`security.check_caller`), and for the client that began it, as
+the first token of its path names it.
 
 Source: Network Service Mesh sdk, `common/authorize` and `pkg/tools/monitorconnection/authorize`.
 """
@@ -16,7 +14,7 @@ from forwarder.api.connection_pb2 import Connection, MonitorScopeSelector
 from forwarder.connection.path import Position
 from forwarder.errors import NotAuthorized
 from forwarder.rpc import Call
-from forwarder.security import DENIED, MonitorInput, NetworkServiceInput, Policies, owner_of
+from forwarder.security import DENIED, MonitorInput, NetworkServiceInput, Policies, check_caller, owner_of
 
 
 class Access:
@@ -41,11 +39,8 @@ class Access:
             await self._policies.check(NetworkServiceInput.of_call(connection.path, index, call.tls_peer))
         if call.tls_peer is not None and known is not None:
             _same_owner(connection, known)
-            caller, _ = self._callers.get(known.id, ("", ""))
-            if caller and call.tls_peer.identity != caller:
-                raise NotAuthorized(
-                    DENIED, detail=f"the connection was asked for by {caller}, not by {call.tls_peer.identity}"
-                )
+            asked_by, _ = self._callers.get(known.id, ("", ""))
+            check_caller(asked_by, call.tls_peer)
 
     async def check_monitor(self, selector: MonitorScopeSelector, call: Call) -> None:
         """Returns if `call` may watch what is within `selector`; raises as `check` does."""

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from forwarder.api.connection_pb2 import Connection, Mechanism
+from forwarder.api.connection_pb2 import RESELECT_REQUESTED, Connection, Mechanism
 from forwarder.api.networkservice_pb2 import NetworkServiceRequest
+from forwarder.api.path import copy
 from forwarder.errors import NotAuthorized
 from forwarder.mesh.endpoint import Endpoint
 from forwarder.rpc import Call
@@ -85,6 +86,27 @@ async def test_a_caller_with_a_token_that_is_not_good_gets_nothing(caller: dict[
         with pytest.raises(NotAuthorized, match=rule):
             await served.close(answer, call(**caller))
         assert len(served) == 1
+
+
+async def test_another_workload_cannot_close_or_change_a_connection_whose_id_it_has_seen() -> None:
+    async with endpoint() as served:
+        answer = await served.request(request(), call("nsc"))
+        theirs = connection("other:1", f"nse:{answer.path.path_segments[1].id}", network_service="web")
+        with pytest.raises(
+            NotAuthorized, match=r"asked for by spiffe://example\.org/nsc, not by spiffe://example\.org/oth"
+        ):
+            await served.close(copy(theirs), call("other"))
+        taken = NetworkServiceRequest(connection=theirs, mechanism_preferences=request().mechanism_preferences)
+        with pytest.raises(
+            NotAuthorized, match=r"asked for by spiffe://example\.org/nsc, not by spiffe://example\.org/oth"
+        ):
+            await served.request(taken, call("other"))
+        taken.connection.state = RESELECT_REQUESTED
+        with pytest.raises(NotAuthorized):
+            await served.request(taken, call("other"))
+        assert len(served) == 1
+        await served.close(answer, call("nsc"))
+        assert len(served) == 0
 
 
 async def test_a_caller_without_token_or_certificate_gets_nothing() -> None:
