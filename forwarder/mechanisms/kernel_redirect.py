@@ -25,11 +25,10 @@ from typing import Self
 from forwarder.api import constants
 from forwarder.api.connection_pb2 import Connection
 from forwarder.api.context import Side
-from forwarder.api.path import copy
 from forwarder.dataplane.statistics import FlowStatistics, VwireStatistics
 from forwarder.mechanisms import Broken
-from forwarder.mechanisms.interface_context import interface_context
-from forwarder.mechanisms.kernel import KernelMechanism, serves
+from forwarder.mechanisms.kernel import KernelMechanism
+from forwarder.mechanisms.kernel_end import KernelEnd
 from forwarder.mechanisms.kernel_interface import KernelInterface
 from forwarder.netlink import Channel
 from forwarder.netlink.ingress import Addresses, Redirect
@@ -38,37 +37,13 @@ from forwarder.netlink.remote_links import HOME, Place, RemoteLinks
 from forwarder.netns import run_in
 
 
-class RedirectEnd:
+class RedirectEnd(KernelEnd[KernelInterface]):
     """One side: a pair with an end in the pod and one here."""
-
-    def __init__(self, side: Side, connection: Connection, pair: KernelInterface) -> None:
-        self.interface = f"{constants.KERNEL}/{pair.wanted.name}"
-        self.fault = ""
-        self.pair = pair
-        self._side = side
-        self._opened_with: Connection | None = copy(connection)
 
     @property
     def place(self) -> Place:
         """Where our end is."""
         return HOME, self.pair.our_index
-
-    def gone(self, broken: Broken, why: str) -> None:
-        """Notes that the pair is not there any more, and tells."""
-        self.fault = why
-        broken(f"{self.interface}: {why}")
-
-    def serves(self, connection: Connection) -> bool:
-        """Says whether namespace, name, payload, mark and hardware address are still what they were."""
-        return serves(self.pair, self._side, connection)
-
-    async def update(self, connection: Connection) -> None:
-        """Compares the interface with the connection's context and applies the difference."""
-        opened_with, self._opened_with = self._opened_with, None
-        if connection == opened_with:
-            return  # a moment ago
-        wanted = interface_context(connection, self._side)
-        await run_in(None, lambda: self.pair.update(wanted))
 
 
 class RedirectJoint:

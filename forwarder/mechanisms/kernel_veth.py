@@ -25,12 +25,12 @@ from typing import Self
 from forwarder.api import constants
 from forwarder.api.connection_pb2 import Connection
 from forwarder.api.context import Side
-from forwarder.api.path import copy
 from forwarder.dataplane.statistics import FlowStatistics, VwireStatistics
 from forwarder.errors import InvalidRequest, NetlinkError
 from forwarder.mechanisms import Broken, inode_url
 from forwarder.mechanisms.interface_context import InterfaceContext, interface_context
-from forwarder.mechanisms.kernel import KernelMechanism, serves
+from forwarder.mechanisms.kernel import KernelMechanism
+from forwarder.mechanisms.kernel_end import KernelEnd
 from forwarder.mechanisms.kernel_interface import KernelInterface
 from forwarder.netlink import Channel, link, nsid
 from forwarder.netlink.link import Link, Statistics, VethEnd
@@ -219,38 +219,13 @@ def _are_one_pair(visits: Sequence[_Visit], near: Link, far: Link) -> bool:
     return near.peer_nsid is not None and near.peer_nsid == nsid.known(visits[0].channel, visits[1].pod.fileno())
 
 
-class VethOpenEnd:
-    """One side, from what it wants to what there is of it while it is joined."""
-
-    def __init__(self, side: Side, connection: Connection, interface: PodInterface) -> None:
-        self.interface = f"{constants.KERNEL}/{interface.wanted.name}"
-        self.fault = ""
-        self.pod = interface
-        self._side = side
-        self._opened_with: Connection | None = copy(connection)
-
-    def gone(self, broken: Broken, why: str) -> None:
-        """Notes that the interface is not there any more, and tells."""
-        self.fault = why
-        broken(f"{self.interface}: {why}")
-
-    def serves(self, connection: Connection) -> bool:
-        """Says whether namespace, name, payload, mark and hardware address are still what they were."""
-        return serves(self.pod, self._side, connection)
-
-    async def update(self, connection: Connection) -> None:
-        """Compares the interface with the connection's context and applies the difference."""
-        opened_with, self._opened_with = self._opened_with, None
-        if connection == opened_with:
-            return  # a moment ago
-        wanted = interface_context(connection, self._side)
-        await run_in(None, lambda: self.pod.update(wanted))
+_End = KernelEnd[PodInterface]
 
 
 class VethJoint:
     """A pair that is there."""
 
-    def __init__(self, client: VethOpenEnd, endpoint: VethOpenEnd, links: RemoteLinks, name: str) -> None:
+    def __init__(self, client: _End, endpoint: _End, links: RemoteLinks, name: str) -> None:
         self._client = client
         self._endpoint = endpoint
         self._links = links
@@ -262,7 +237,7 @@ class VethJoint:
         Frames and bytes are with their Ethernet header, with payload IP too; a super-frame is one.
         What the kernel dropped at a device has no other reason than that.
         """
-        near, far = self._links.statistics(self._client.pod.place, self._endpoint.pod.place)
+        near, far = self._links.statistics(self._client.pair.place, self._endpoint.pair.place)
         if near is None or far is None:
             return None
         return VwireStatistics(name=self._name, a_to_b=_flow(near, far), b_to_a=_flow(far, near))
@@ -297,21 +272,19 @@ class DirectVeth:
         return client == endpoint == constants.KERNEL
 
     @asynccontextmanager
-    async def open(self, side: Side, connection: Connection) -> AsyncIterator[VethOpenEnd]:
+    async def open(self, side: Side, connection: Connection) -> AsyncIterator[_End]:
         """Reads what this side wants. The pair is made when both sides are known."""
         self._kernel.check(connection.mechanism, side)
         wanted = interface_context(connection, side)
-        yield VethOpenEnd(side, connection, PodInterface(wanted, connection.network_service, self._kernel.tools))
+        yield _End(side, connection, PodInterface(wanted, connection.network_service, self._kernel.tools))
 
     @asynccontextmanager
-    async def join(
-        self, client: VethOpenEnd, endpoint: VethOpenEnd, *, name: str, broken: Broken
-    ) -> AsyncIterator[VethJoint]:
+    async def join(self, client: _End, endpoint: _End, *, name: str, broken: Broken) -> AsyncIterator[VethJoint]:
         """Makes the pair, or takes over the one that an earlier process left; takes it away on leaving.
 
         Raises InvalidRequest or NetlinkError.
         """
-        pair = VethPair(client.pod, endpoint.pod)
+        pair = VethPair(client.pair, endpoint.pair)
         async with AsyncExitStack() as stack:
             # a thread of its own: neither a second cancellation nor an ended deadline stops it
             stack.push_async_callback(run_in, None, pair.remove)
@@ -321,8 +294,8 @@ class DirectVeth:
                 log.info("%s and %s: taken over as it is", client.interface, endpoint.interface)
             for end in (client, endpoint):
                 end.fault = ""
-                stack.callback(self._links.forget, end.pod.place)
-            self._links.watch({end.pod.place: partial(end.gone, broken) for end in (client, endpoint)})
+                stack.callback(self._links.forget, end.pair.place)
+            self._links.watch({end.pair.place: partial(end.gone, broken) for end in (client, endpoint)})
             yield VethJoint(client, endpoint, self._links, name)
 
     def close(self) -> None:
