@@ -8,6 +8,7 @@ the first token of its path names it.
 Source: Network Service Mesh sdk, `common/authorize` and `pkg/tools/monitorconnection/authorize`.
 """
 
+import logging
 from collections import defaultdict
 
 from forwarder.api.connection_pb2 import Connection, MonitorScopeSelector
@@ -15,6 +16,8 @@ from forwarder.connection.path import Position
 from forwarder.errors import NotAuthorized
 from forwarder.rpc import Call
 from forwarder.security import DENIED, MonitorInput, NetworkServiceInput, Policies, check_caller, owner_of
+
+_log = logging.getLogger(__name__)
 
 
 class Access:
@@ -38,9 +41,13 @@ class Access:
         if self._policies:
             await self._policies.check(NetworkServiceInput.of_call(connection.path, index, call.tls_peer))
         if call.tls_peer is not None and known is not None:
-            _same_owner(connection, known)
             asked_by, _ = self._callers.get(known.id, ("", ""))
-            check_caller(asked_by, call.tls_peer)
+            try:
+                _same_owner(connection, known)
+                check_caller(asked_by, call.tls_peer)
+            except NotAuthorized as error:
+                _log.warning("denied: %s", error.detail)
+                raise
 
     async def check_monitor(self, selector: MonitorScopeSelector, call: Call) -> None:
         """Returns if `call` may watch what is within `selector`; raises as `check` does."""

@@ -1,9 +1,15 @@
 """Whom our forwarder lets in when NSM's own client calls it, and for how long."""
 
+import asyncio
 import time
 
 import pytest
 
+from forwarder.api.connection_pb2 import Connection
+from forwarder.errors import NextHopError
+from forwarder.mesh.identity import identity
+from forwarder.rpc import NextHop, dial
+from tests.support.identities import Held
 from tests.support.netns import network_namespaces
 from tests.support.nsm_go import check_path, end, kill, nsm_mesh, until
 
@@ -26,6 +32,27 @@ def refused(client, near):
     return told
 
 
+async def told(*workloads):
+    """Returns what each is told by its authority now, and will not hear of any renewal."""
+    found = []
+    for workload in workloads:
+        async with identity(workload) as now:
+            found.append(Held(now.svid, now.bundles))
+    return found
+
+
+def turned_away(who, url, forwarder, alert, why):
+    """Calls our forwarder, and checks that it says there and in its log why it does not listen."""
+
+    async def calls():
+        async with dial(url, identity=who) as channel:
+            await NextHop(channel).close(Connection(id="x"), timeout_s=5)
+
+    with pytest.raises(NextHopError, match=f"the peer refused with the alert '{alert}'"):
+        asyncio.run(calls())
+    forwarder.wait_for(f"a connection was refused: .*the peer's certificate is not accepted: {why}")
+
+
 def test_a_client_that_calls_us_directly_is_served_and_one_of_another_authority_is_not(tmp_path, pods):
     near, far = pods
     with nsm_mesh(tmp_path) as mesh:
@@ -35,9 +62,14 @@ def test_a_client_that_calls_us_directly_is_served_and_one_of_another_authority_
         mesh.manager()
         forwarder = mesh.forwarder()
         endpoint = mesh.endpoint(far)
-        directly = {"NSM_CONNECT_TO": f"unix://{tmp_path}/forwarder.sock", "NSM_ONCE": "true"}
+        url = f"unix://{tmp_path}/forwarder.sock"
+        directly = {"NSM_CONNECT_TO": url, "NSM_ONCE": "true"}
         stranger = mesh.client(near, SERVICE, name="stranger", NSM_REQUEST_TIMEOUT="2s", **directly)
         assert "certificate signed by unknown authority" in refused(stranger, near)
+        strange, ours = asyncio.run(told(mesh.workload("stranger"), mesh.workload("nsc")))
+        turned_away(
+            Held(strange.svid, ours.bundles), url, forwarder, "unknown ca", "unable to get local issuer certificate"
+        )
         client = mesh.client(near, SERVICE, **directly)
         check_path(client.wait_event("connected")["connection"], ["nsc", "forwarder", "nse"])
         for program in (client, endpoint, forwarder):
@@ -47,7 +79,8 @@ def test_a_client_that_calls_us_directly_is_served_and_one_of_another_authority_
 def test_connections_outlive_the_certificates_of_everybody_and_end_with_the_last_ones(tmp_path, pods):
     near, far = pods
     with nsm_mesh(tmp_path) as mesh:
-        authority = mesh.authority(["forwarder", "nse", "nsc"], NSM_SVID_LIFETIME="6s")
+        authority = mesh.authority(["forwarder", "nse", "nsc", "other"], NSM_SVID_LIFETIME="6s")
+        (stale,) = asyncio.run(told(mesh.workload("other")))
         endpoint = mesh.endpoint(far, NSM_CONNECT_TO="")
         forwarder = mesh.forwarder(NSM_NEXT_HOP=f"unix://{tmp_path}/nse.sock")
         client = mesh.client(near, SERVICE, NSM_CONNECT_TO=f"unix://{tmp_path}/forwarder.sock", **SHORT)
@@ -56,6 +89,9 @@ def test_connections_outlive_the_certificates_of_everybody_and_end_with_the_last
         time.sleep(13)
         assert not client.events("refused")
         assert near.links()["nsm-1"]["ifindex"] == before["ifindex"]
+        turned_away(
+            stale, f"unix://{tmp_path}/forwarder.sock", forwarder, "certificate expired", "certificate has expired"
+        )
 
         kill(authority)
         client.wait_event("refused", lambda told: "expired" in told["error"])

@@ -56,18 +56,24 @@ def tell(row):
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("who", ["client", "endpoint", "manager", "registry", "forwarder"])
-def test_a_program_that_is_killed_comes_back_and_the_pair_is_joined(tmp_path, who):
+@pytest.mark.parametrize(
+    ("who", "datapath"),
+    [
+        ("client", "auto"), ("endpoint", "auto"), ("manager", "auto"), ("registry", "auto"), ("forwarder", "auto"),
+        ("forwarder", "userspace"),
+    ],
+)  # fmt: skip
+def test_a_program_that_is_killed_comes_back_and_the_pair_is_joined(tmp_path, who, datapath):
     with network_namespaces(3) as (near, far, late), near.process("sleep", "600"), nsm_mesh(tmp_path) as mesh:
         mesh.authority(["registry", "manager", "forwarder", "nse", "nsc", "other"])
         start = {
             "registry": mesh.registry,
             "manager": mesh.manager,
-            "forwarder": mesh.forwarder,
+            "forwarder": lambda: mesh.forwarder(NSM_DATAPATH=datapath),
             "endpoint": lambda: mesh.endpoint(far, NSM_CIDR_PREFIX="172.16.1.0/24"),
             "client": lambda: mesh.client(near, SERVICE),
         }
-        row: dict[str, object] = {"killed": who}
+        row: dict[str, object] = {"killed": who, "datapath": datapath}
         programs = {name: begin() for name, begin in start.items()}
         first = programs["client"].wait_event("connected")["connection"]
         before = near.links()["nsm-1"]

@@ -249,13 +249,16 @@ async def test_another_caller_cannot_have_the_endpoint_left_or_the_connection_cl
     monkeypatch.undo()
 
 
-async def test_a_close_is_not_taken_from_another_caller_that_says_it_is_the_manager(scene: Secure) -> None:
+async def test_a_close_is_not_taken_from_another_caller_that_says_it_is_the_manager(
+    scene: Secure, caplog: pytest.LogCaptureFixture
+) -> None:
     answer = await scene.by_manager(scene.asked())
     token = Token(text=pretends(scene, scene.manager, scene.ours), expires=int(scene.clock.now() + 60) * 10**9)
     metadata = ((TOKEN, token.text), (EXPIRES, rfc3339.text(token.expires)))
     with pytest.raises(NotAuthorized, match=f"asked for by spiffe://{DOMAIN}/nsmgr, not by spiffe://{DOMAIN}/other"):
         await scene.forwarder.close(answer, replace(scene.other.calls(scene.ours), metadata=metadata))
     assert scene.hop.closes == []
+    assert "denied: the connection was asked for by" in caplog.text
 
 
 async def test_a_caller_with_a_renewed_certificate_is_the_same_caller(scene: Secure) -> None:
