@@ -191,6 +191,11 @@ DATAPATH_MEANING = (
     "the workers (userspace), nothing but the former (kernel), or the kernel by an interface of each pod's own and "
     "tc (redirect); a Request's label datapath overrides it"
 )
+REGISTRY_CLIENT_POLICIES = ("etc/nsm/opa/common/.*.rego", "etc/nsm/opa/registry/.*.rego", "etc/nsm/opa/client/.*.rego")
+REGISTRY_CLIENT_MEANING = (
+    "what the manager's answer to the registration has to satisfy: rules that are built in "
+    "(etc/nsm/opa/...) and Rego files, as regular expressions (list)"
+)
 Secret = SecretStr
 """Printed as stars."""
 
@@ -256,11 +261,7 @@ class ForwarderSettings(WorkerSettings):
         validation_alias="SPIFFE_ENDPOINT_SOCKET",
         description="the SPIFFE Workload API, from which this forwarder has its identity: unix:///path or tcp://ip:port",
     )
-    registry_client_policies: StringList = Field(
-        ("etc/nsm/opa/common/.*.rego", "etc/nsm/opa/registry/.*.rego", "etc/nsm/opa/client/.*.rego"),
-        description="what the manager's answer to the registration has to satisfy: rules that are built in "
-        "(etc/nsm/opa/...) and Rego files, as regular expressions (list)",
-    )
+    registry_client_policies: StringList = Field(REGISTRY_CLIENT_POLICIES, description=REGISTRY_CLIENT_MEANING)
     max_token_lifetime: Duration = Field(
         600.0, gt=0, description="how long this forwarder vouches for its segment of a path"
     )
@@ -325,6 +326,19 @@ class EndpointSettings(Settings):
         "", description="namespace the endpoint lives in: a process id, a path or a name; empty is this one"
     )
     service_names: StringList = Field(("icmp-responder",), description="network services that are served (list)")
+    connect_to: str = Field(
+        "",
+        description="the manager, where this endpoint and its network services are registered: unix:///path or "
+        "tcp://host:port; empty registers nowhere",
+    )
+    register_service: Bool = Field(
+        True, description="whether the network services are registered too, or are there already"
+    )
+    labels: StringMap = Field(
+        {}, description="labels that this endpoint registers with, under every network service (k:v,k:v)"
+    )
+    registry_client_policies: StringList = Field(REGISTRY_CLIENT_POLICIES, description=REGISTRY_CLIENT_MEANING)
+    dial_timeout: Duration = Field(0.75, gt=0, description="longest wait for a connection to the manager")
     payload: Payload = Field("ETHERNET", description="payload of the services: ETHERNET or IP")
     mechanisms: Mechanisms = Field(
         ("KERNEL",),
@@ -389,7 +403,6 @@ PROGRAMS: Mapping[str, type[Settings]] = {
     "authority": AuthoritySettings,
 }
 
-_NO_REGISTRY = "there is no registration and no look-up in a registry yet"
 _NO_TLS = "calls carry no certificates and tokens yet"
 _NO_VPP = "frames are carried by vwire itself, without VPP"
 _NO_SRIOV = "SR-IOV and VFIO are not served"
@@ -446,11 +459,7 @@ IGNORED: Mapping[str, Mapping[str, str]] = {
     "endpoint": {
         **_IGNORED_COMMON,
         "NSM_BASE_DIR": "the socket's path is in NSM_LISTEN_ON",
-        "NSM_CONNECT_TO": _NO_REGISTRY,
-        "NSM_LABELS": _NO_REGISTRY,
-        "NSM_REGISTRY_CLIENT_POLICIES": _NO_REGISTRY,
-        "NSM_REGISTER_SERVICE": _NO_REGISTRY,
-        "NSM_UNREGISTER_ITSELF": _NO_REGISTRY,
+        "NSM_UNREGISTER_ITSELF": "the endpoint always unregisters itself at its end",
         "NSM_IDLE_TIMEOUT": "the endpoint does not end by itself",
         "NSM_PBR_CONFIG_PATH": "the endpoint sends no policy routes yet",
     },

@@ -16,14 +16,15 @@ Source: Network Service Mesh sdk, `pkg/registry/common/{begin,heal,refresh,retry
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
 
-from forwarder.api.registry_pb2 import NetworkServiceEndpoint
+from forwarder.api.registry_pb2 import NetworkService, NetworkServiceEndpoint
 from forwarder.clock import Clock
 from forwarder.errors import ForwarderError, NextHopError, NotAuthorized, PolicyError, RemoteProtocolError
 from forwarder.mesh import registry_path
-from forwarder.rpc import Channel, Channels, NetworkServiceEndpointRegistry, Registered
+from forwarder.rpc import Channel, Channels, NetworkServiceEndpointRegistry, NetworkServiceRegistry, Registered
 from forwarder.security import Policies, RegistryInput, owner_of
 
 NEW_PATH: Final = '{"Index":0,"PathSegments":null}'
@@ -52,9 +53,12 @@ class Registration:
         clock: Clock,
         *,
         policies: Policies | None = None,
+        services: Sequence[NetworkService] = (),
     ) -> None:
         """`registry` is the URL to call; `endpoint` is sent as it is, with every Register.
 
+        `services` are registered before it, whenever the registry does not have us; they are nobody's
+        alone, and stay when we leave.
         `policies` judge every answer; an answer that they deny is taken back.
         """
         self._channels = channels
@@ -62,6 +66,7 @@ class Registration:
         self._endpoint = endpoint
         self._clock = clock
         self._policies = policies
+        self._services = services
         self._path_ids: dict[str, tuple[str, ...]] = {}
         """By name, under which path it was registered."""
         self._path = NEW_PATH
@@ -132,6 +137,9 @@ class Registration:
 
     async def _register(self, registry: NetworkServiceEndpointRegistry, channel: Channel) -> float:
         """Registers, and returns after how many seconds to do so again."""
+        if not self.registered.is_set():
+            for service in self._services:
+                await NetworkServiceRegistry(channel).register(service, path=NEW_PATH, timeout_s=CALL_TIMEOUT_S)
         answer = await registry.register(self._endpoint, path=self._path, timeout_s=CALL_TIMEOUT_S)
         try:
             await self._check(answer, channel)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from forwarder import config
+from forwarder.api.registry_pb2 import NetworkService
 from forwarder.cli.forwarder import endpoint_of
 from forwarder.clock import SystemClock
 from forwarder.mesh.registration import Registration
@@ -99,6 +100,18 @@ async def test_an_answer_that_policies_refuse_is_taken_back(tmp_path: Path) -> N
     async with managed(url(tmp_path), Manager()) as manager, registration(tmp_path, policies=policies) as made:
         await until(lambda: manager.unregistered != [])
         assert not made.registered.is_set()
+
+
+async def test_services_are_registered_before_the_endpoint_and_again_with_a_manager_that_lost_them(
+    tmp_path: Path,
+) -> None:
+    services = [NetworkService(name="web", payload="IP")]
+    async with registration(tmp_path, services=services) as made:
+        for _ in range(2):
+            async with managed(url(tmp_path), Manager()) as manager:
+                assert await made.settled(5)
+                assert [each.payload for each in manager.services.items.values()] == ["IP"]
+            await until(lambda: not made.registered.is_set())
 
 
 async def test_without_a_manager_the_end_is_prompt(tmp_path: Path) -> None:

@@ -162,6 +162,10 @@ class _Services(registry_pb2_grpc.NetworkServiceRegistryServicer):
     def __init__(self, manager: Manager) -> None:
         self._manager = manager
 
+    async def Register(self, request: NetworkService, context: Any) -> NetworkService:
+        self._manager.services.put(request)
+        return request
+
     async def Find(self, request: NetworkServiceQuery, context: Any) -> None:
         wanted = request.network_service
         self._manager.finds.append(copy(wanted))

@@ -69,6 +69,7 @@ def test_help_tells_every_setting_as_the_readme_does(name, without):
         (["tune", "--output", "/no/such/folder/profile.yaml"], "/no/such/folder is not a folder to write to"),
         (["endpoint"], "say --insecure"),
         (["endpoint", "--insecure", "--cidr-prefix", "10.0.0.300/8"], "10.0.0.300/8"),
+        (["endpoint", "--insecure", "--connect-to", "nowhere"], "connect to 'nowhere'"),
         (["authority"], "there are no workloads"),
         (["authority", "--workloads", "fwd=unix:///x"], "workload 'fwd=unix:///x'"),
         (["authority", "--workloads", "/fwd=here"], "workload '/fwd=here'"),
