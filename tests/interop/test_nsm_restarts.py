@@ -71,7 +71,8 @@ def test_a_program_that_is_killed_comes_back_and_the_pair_is_joined(tmp_path, wh
             "manager": mesh.manager,
             "forwarder": lambda: mesh.forwarder(NSM_DATAPATH=datapath),
             "endpoint": lambda: mesh.endpoint(far, NSM_CIDR_PREFIX="172.16.1.0/24"),
-            "client": lambda: mesh.client(near, SERVICE),
+            # NSM's manager keeps a Request that finds no forwarder until its deadline; it is asked again then.
+            "client": lambda: mesh.client(near, SERVICE, NSM_REQUEST_TIMEOUT="3s"),
         }
         row: dict[str, object] = {"killed": who, "datapath": datapath}
         programs = {name: begin() for name, begin in start.items()}
