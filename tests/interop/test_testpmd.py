@@ -41,7 +41,7 @@ async def wire_to(spec):
     """A vWire between a raw peer and the port that `spec` describes; yields (raw peer, port, vWire)."""
     near = MemifPortSpec(role=Role.SERVER, address=name("near"), name="near")
     async with (
-        Dataplane() as dataplane,
+        Dataplane(stall_limit_ms=10_000) as dataplane,  # testpmd posts its buffers when it gets a CPU
         dataplane.memif_port(near) as a,
         dataplane.memif_port(spec) as b,
         dataplane.vwire(a, b, name="interop") as vwire,

@@ -52,7 +52,7 @@ async def vwire_between(near, far, directory):
     endpoint = Endpoint(name="nse", services=["echo"], mechanisms={"MEMIF": listens_in(far)})
     endpoint_url, url = f"unix://{directory}/nse.sock", f"unix://{directory}/forwarder.sock"
     async with (
-        Dataplane() as dataplane,
+        Dataplane(stall_limit_ms=10_000) as dataplane,  # testpmd posts its buffers when it gets a CPU
         endpoint,
         serve([network_service(endpoint), monitor_connection(endpoint)], [endpoint_url]),
         Forwarder(
