@@ -1,6 +1,6 @@
-"""One side of a vWire between two kernel interfaces that the kernel joins by itself."""
+"""What the datapaths have in common in which the kernel by itself joins two kernel interfaces."""
 
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 from forwarder.api import constants
 from forwarder.api.connection_pb2 import Connection
@@ -8,8 +8,9 @@ from forwarder.api.context import Side
 from forwarder.api.path import copy
 from forwarder.mechanisms import Broken
 from forwarder.mechanisms.interface_context import interface_context
-from forwarder.mechanisms.kernel import serves
+from forwarder.mechanisms.kernel import KernelMechanism, serves
 from forwarder.mechanisms.kernel_interface import KernelInterface
+from forwarder.netlink.remote_links import RemoteLinks
 from forwarder.netns import run_in
 
 Pair = TypeVar("Pair", bound=KernelInterface)
@@ -41,3 +42,26 @@ class KernelEnd(Generic[Pair]):
             return  # a moment ago
         wanted = interface_context(connection, self._side)
         await run_in(None, lambda: self.pair.update(wanted))
+
+
+class KernelDatapath:
+    """Joins KERNEL to KERNEL on one node. One per forwarder; close it after the last."""
+
+    def __init__(self, kernel: KernelMechanism) -> None:
+        """Shares what `kernel` shares among its interfaces."""
+        self._kernel = kernel
+        self._links = RemoteLinks()
+
+    def carries(self, client: str, endpoint: str) -> bool:
+        """Says whether both are KERNEL."""
+        return client == endpoint == constants.KERNEL
+
+    def close(self) -> None:
+        """Closes its sockets."""
+        self._links.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

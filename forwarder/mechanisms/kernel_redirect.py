@@ -20,15 +20,12 @@ payload IP only IPv4 and IPv6 pass, and get the hardware addresses that the othe
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Self
 
-from forwarder.api import constants
 from forwarder.api.connection_pb2 import Connection
 from forwarder.api.context import Side
 from forwarder.dataplane.statistics import FlowStatistics, VwireStatistics
 from forwarder.mechanisms import Broken
-from forwarder.mechanisms.kernel import KernelMechanism
-from forwarder.mechanisms.kernel_end import KernelEnd
+from forwarder.mechanisms.kernel_end import KernelDatapath, KernelEnd
 from forwarder.mechanisms.kernel_interface import KernelInterface
 from forwarder.netlink import Channel
 from forwarder.netlink.ingress import Addresses, Redirect
@@ -84,20 +81,11 @@ def _flow(arriving: Statistics, not_redirected: int, leaving: Statistics) -> Flo
     )
 
 
-class RedirectedVeths:
-    """Joins KERNEL to KERNEL on one node. One per forwarder; close it after the last."""
+class RedirectedVeths(KernelDatapath):
+    """A veth pair into each pod, joined by tc."""
 
     name = "redirect"
     keeps_client = True
-
-    def __init__(self, kernel: KernelMechanism) -> None:
-        """Makes its interfaces as `kernel` does."""
-        self._kernel = kernel
-        self._links = RemoteLinks()
-
-    def carries(self, client: str, endpoint: str) -> bool:
-        """Says whether both are KERNEL."""
-        return client == endpoint == constants.KERNEL
 
     @asynccontextmanager
     async def open(self, side: Side, connection: Connection) -> AsyncIterator[RedirectEnd]:
@@ -119,16 +107,6 @@ class RedirectedVeths:
                 stack.callback(self._links.forget, end.place)
             self._links.watch({end.place: partial(end.gone, broken) for end in (client, endpoint)})
             yield RedirectJoint(client, endpoint, self._links, name)
-
-    def close(self) -> None:
-        """Closes its sockets."""
-        self._links.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
 
 def _redirect(near: KernelInterface, far: KernelInterface) -> None:

@@ -20,17 +20,14 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
 
-from forwarder.api import constants
 from forwarder.api.connection_pb2 import Connection
 from forwarder.api.context import Side
 from forwarder.dataplane.statistics import FlowStatistics, VwireStatistics
 from forwarder.errors import InvalidRequest, NetlinkError
 from forwarder.mechanisms import Broken, inode_url
 from forwarder.mechanisms.interface_context import InterfaceContext, interface_context
-from forwarder.mechanisms.kernel import KernelMechanism
-from forwarder.mechanisms.kernel_end import KernelEnd
+from forwarder.mechanisms.kernel_end import KernelDatapath, KernelEnd
 from forwarder.mechanisms.kernel_interface import KernelInterface
 from forwarder.netlink import Channel, link, nsid
 from forwarder.netlink.link import Link, Statistics, VethEnd
@@ -256,20 +253,11 @@ def _flow(sender: Statistics, receiver: Statistics) -> FlowStatistics:
     )
 
 
-class DirectVeth:
-    """Joins KERNEL to KERNEL on one node. One per forwarder; close it after the last."""
+class DirectVeth(KernelDatapath):
+    """One veth pair between the two pods."""
 
     name = "veth"
     keeps_client = False
-
-    def __init__(self, kernel: KernelMechanism) -> None:
-        """Shares what `kernel` shares among its interfaces."""
-        self._kernel = kernel
-        self._links = RemoteLinks()
-
-    def carries(self, client: str, endpoint: str) -> bool:
-        """Says whether both are KERNEL."""
-        return client == endpoint == constants.KERNEL
 
     @asynccontextmanager
     async def open(self, side: Side, connection: Connection) -> AsyncIterator[_End]:
@@ -297,13 +285,3 @@ class DirectVeth:
                 stack.callback(self._links.forget, end.pair.place)
             self._links.watch({end.pair.place: partial(end.gone, broken) for end in (client, endpoint)})
             yield VethJoint(client, endpoint, self._links, name)
-
-    def close(self) -> None:
-        """Closes its sockets."""
-        self._links.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()

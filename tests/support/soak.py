@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -37,6 +37,7 @@ from scapy.layers.l2 import Ether
 
 from forwarder.api import constants
 from forwarder.dataplane import Dataplane, KernelPortSpec, MemifPortSpec, Mode, Port, Role, Vwire, VwireStatistics
+from forwarder.dataplane.running_task import running_task
 from forwarder.netns import Netns
 from tests.support.blackout import blackout
 from tests.support.domain import Domain, domain, ping, pod
@@ -145,22 +146,9 @@ class BookedDataplane(Dataplane):
                 if wires := self._placement.wires:
                     await self._placement.move(rng.choice(wires), rng.choice(self._controls))
 
-        async with running(work):
+        async with running_task(work(), "moves"):
             yield
         self._ledger.moves += self.statistics().moves
-
-
-@asynccontextmanager
-async def running(work: Callable[[], object]) -> AsyncIterator[None]:
-    """Runs work beside the body, and fails with it."""
-    task = asyncio.ensure_future(work())  # type: ignore[call-overload]
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.result()
 
 
 # --- Frames of a session --------------------------------------------------------------------
@@ -290,7 +278,7 @@ async def soak(directory: Path, seconds: float, seed: int) -> Ledger:
         run = Soak(ledger=ledger, until=time.monotonic() + seconds, rng=rng, threads=threads)
         for plane in (near_plane, far_plane):
             await stack.enter_async_context(plane.moving(rng))
-        await stack.enter_async_context(running(run.watch))
+        await stack.enter_async_context(running_task(run.watch(), "samples"))
         async with asyncio.TaskGroup() as group:
             group.create_task(run.stream(*ends))
             group.create_task(run.datagrams(*ends))
